@@ -1,0 +1,24 @@
+// CRC32C (Castagnoli, RFC 3720) and the fused copy-and-checksum of the store path. Run-time
+// dispatch on CPU features with a scalar reference that is always built and tested against.
+// Raw pointers in, results out; allocates nothing, cannot fail. Any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace terrace::kernels {
+
+// CRC32C of `bytes` bytes, continuing from `crc` (0 to start).
+uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc = 0);
+// Copies and returns the CRC32C of the bytes copied, in one pass. Uses streaming (non-temporal)
+// stores when `bytes` is large, so a store does not sweep the cache; fenced before returning.
+uint32_t CopyCrc32c(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
+
+// Scalar references.
+uint32_t Crc32cScalar(const void* data, size_t bytes, uint32_t crc = 0);
+uint32_t CopyCrc32cScalar(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
+
+// "avx512-vpclmul", "sse4.2" or "scalar": what dispatch picked on this machine.
+const char* ChecksumImplementation();
+
+}  // namespace terrace::kernels

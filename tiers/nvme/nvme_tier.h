@@ -1,0 +1,122 @@
+// The NVMe tier: append-only segment files read and written with O_DIRECT through io_uring, with
+// record metadata in RocksDB. It moves opaque payloads cut into checksummed parts; it knows keys
+// only as names. Formats: docs/formats/segment.md.
+//
+// Threads: every public method is called on the loop thread and never blocks (Open and the
+// destructor excepted). One io thread owns the ring and blocks in it; one meta thread owns RocksDB
+// writes. Callbacks run on the loop through `post`.
+//
+// Durability order: payload and header written (O_DIRECT) -> fdatasync -> RocksDB row -> `done`.
+// A record that has a row is whole; a row whose header or parts do not check is DataLoss on read,
+// dropped and counted.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "config/object_key.h"
+#include "config/object_layout.h"
+#include "config/post.h"
+
+namespace terrace {
+
+struct NvmeOptions {
+  std::string directory;              // created if absent
+  uint64_t capacity_bytes = 0;        // hard limit on segment files
+  uint64_t segment_bytes = 64 << 20;
+  uint32_t queue_depth = 16;
+  uint64_t piece_bytes = 1 << 20;     // one I/O; a demand read waits behind at most the pieces in flight
+  uint64_t max_pending_write_bytes = 256 << 20;  // more queued than this: writes are rejected
+};
+
+// Everything a record says about its object; stored in its header, returned at recovery.
+struct RecordMeta {
+  ObjectKey key;
+  ObjectKey parent;                   // zero when none
+  Fingerprint fingerprint{};
+  ObjectKind kind = ObjectKind::kKv;
+  uint8_t flags = 0;                  // bit 0: pinned
+  uint32_t tenant_id = 0;             // stable hash of the tenant's name
+  uint32_t token_count = 0;
+  uint32_t grain_count = 0;
+  uint32_t cost_us = 0;
+  uint64_t payload_bytes = 0;
+  // First 4 bytes of the keys of grains 1 .. grain_count-1: a filter for partial matches, kept in
+  // memory by the catalog. In the RocksDB row too.
+  std::vector<uint32_t> grain_filters;
+  // Header only, not in the RocksDB row: empty in ForEachRecord.
+  std::vector<uint64_t> part_ends;    // exclusive end of each part, ascending, last <= payload_bytes
+  std::vector<uint32_t> part_crcs;    // CRC32C of each part (padding between parts is not covered)
+};
+
+// Where a durable record lives. Dense id, reused after Erase. 32 bits.
+using RecordId = uint32_t;
+inline constexpr RecordId kNoRecord = 0xffffffffu;
+
+enum class IoPriority : uint8_t { kDemand = 0, kNextLayer, kLaterLayers, kQueued, kBackground };
+
+struct ReadRequest {
+  RecordId record = kNoRecord;
+  ObjectKey key;                      // compared with the stored 256-bit key
+  Fingerprint fingerprint{};          // compared too
+  uint8_t* destination = nullptr;     // 4 KiB aligned, room for payload_bytes rounded up to 4 KiB
+  IoPriority priority = IoPriority::kDemand;
+  // Reads of one batch advance together, part by part: all part 0s, then all part 1s, ...
+  uint64_t batch = 0;
+  // Parts [0, n) are in `destination` and their checksums match. Ascending n.
+  std::function<void(uint32_t parts_ready)> on_progress;
+  // Ok with the record's meta; DataLoss (the record has been erased); Unavailable (stopping).
+  absl::AnyInvocable<void(absl::StatusOr<RecordMeta>)> done;
+};
+
+struct WriteRequest {
+  RecordMeta meta;
+  const uint8_t* payload = nullptr;   // 4 KiB aligned; readable to payload_bytes rounded up to 4 KiB;
+                                      // must stay unchanged until `done`
+  IoPriority priority = IoPriority::kBackground;
+  // The record's id once durable. ResourceExhausted: queue full or no space that may be reclaimed.
+  absl::AnyInvocable<void(absl::StatusOr<RecordId>)> done;
+};
+
+struct NvmeStats {
+  uint64_t capacity_bytes = 0, used_bytes = 0, live_bytes = 0, records = 0, segments = 0;
+  uint64_t written_bytes = 0, read_bytes = 0, writes_rejected = 0, read_errors = 0;
+  uint64_t corrupt_records = 0, reclaimed_segments = 0, pending_write_bytes = 0;
+  double read_bytes_per_s = 0;        // measured, for ETAs
+  std::string engine;                 // "io_uring (single_issuer, defer_taskrun)"
+  std::string health;                 // "ok", "read-only: ...", "failed: ..."
+};
+
+class NvmeTier {
+ public:
+  // Takes the directory's lock (FailedPrecondition if another live daemon holds it), opens or
+  // creates the store, loads the index. A corrupt RocksDB is moved aside and the index rebuilt
+  // from segment headers. Blocks; called once, before serving.
+  static absl::StatusOr<std::unique_ptr<NvmeTier>> Open(NvmeOptions options, PostFn post);
+  // Finishes the writes already queued, then stops the threads. Blocks.
+  ~NvmeTier();
+
+  // Visits every durable record in no particular order; for building the catalog at start.
+  void ForEachRecord(absl::FunctionRef<void(RecordId, const RecordMeta&)> visit);
+
+  void Write(WriteRequest request);
+  void Read(ReadRequest request);
+  // Forgets the record: gone from the index now, from RocksDB soon, its space reclaimed later.
+  void Erase(RecordId record);
+  // Called on the loop before a segment is reclaimed, once a record dropped with it. The owner
+  // must stop using the id. A record being read is never dropped.
+  void OnDropped(std::function<void(RecordId, const ObjectKey&)> callback);
+  // A hint for reclamation: the record was used.
+  void Touch(RecordId record);
+
+  NvmeStats Stats() const;
+};
+
+}  // namespace terrace

@@ -1,0 +1,182 @@
+// The control protocol as plain structs: what a client asks and what the daemon answers. Both sides
+// of transport/ speak these; Cap'n Proto types never leave the folder. All calls are short: nothing
+// here waits for a disk (readiness is published in shared memory, see ReadyBoard).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "config/object_key.h"
+#include "config/object_layout.h"
+
+namespace terrace {
+
+inline constexpr uint32_t kProtocolMajor = 1;  // must be equal on both sides
+inline constexpr uint32_t kProtocolMinor = 0;  // may differ; features say what is there
+
+enum class TierId : uint8_t { kNone = 0, kHost = 1, kNvme = 2 };
+enum class VerifyMode : uint8_t { kCrossing = 0, kAlways = 1 };
+
+struct PeerCredentials {
+  uint32_t uid = 0;
+  int32_t pid = 0;
+};
+
+struct ClientHello {
+  uint32_t protocol_major = kProtocolMajor;
+  uint32_t protocol_minor = kProtocolMinor;
+  std::string client_name;
+  std::string tenant;  // empty: the only tenant this uid belongs to
+};
+
+// Descriptors are borrowed from the daemon on the serving side and owned by the receiver on the
+// client side.
+struct Welcome {
+  uint32_t protocol_major = kProtocolMajor;
+  uint32_t protocol_minor = kProtocolMinor;
+  std::string server_version;
+  std::vector<std::string> features;
+  uint64_t session_id = 0;
+  std::string tenant;
+  Salt salt{};
+  VerifyMode verify = VerifyMode::kCrossing;
+  uint32_t max_keys_per_call = 0;
+  uint32_t default_lease_ttl_ms = 0;
+  uint64_t max_lease_ttl_ms = 0;
+  uint64_t host_capacity_bytes = 0;   // size of the tenant's memfd
+  uint64_t host_populated_bytes = 0;
+  int segment_fd = -1;                // tenant's arena, read-write
+  int board_fd = -1;                  // ReadyBoard of this session, read-only
+  uint32_t board_slots = 0;
+  int ready_event_fd = -1;            // eventfd, written whenever the board changes
+};
+
+// One 32-bit atomic word a leased object, in a memfd that only the daemon can write:
+// bits 31..24 state, bits 23..0 number of leading parts that are ready. The daemon futex-wakes the
+// word after each change.
+enum class ReadyState : uint8_t { kFree = 0, kLoading = 1, kReady = 2, kFailed = 3 };
+inline constexpr uint32_t MakeReadyWord(ReadyState state, uint32_t parts) {
+  return static_cast<uint32_t>(state) << 24 | parts;
+}
+inline constexpr ReadyState ReadyWordState(uint32_t word) {
+  return static_cast<ReadyState>(word >> 24);
+}
+inline constexpr uint32_t ReadyWordParts(uint32_t word) { return word & 0xffffffu; }
+
+struct ExtentInfo {      // 16 bytes; `lookup` answers one per matched key
+  uint64_t bytes = 0;    // payload
+  uint32_t eta_us = 0;   // until the whole payload could be in the host tier
+  uint16_t token_count = 0;
+  TierId tier = TierId::kNone;  // fastest tier that holds it
+  uint8_t flags = 0;     // kFlagDurable, kFlagPinned
+};
+inline constexpr uint8_t kFlagDurable = 1;
+inline constexpr uint8_t kFlagPinned = 2;
+
+struct TailMatch {
+  bool found = false;
+  ObjectKey key;               // of the object that holds the grains
+  uint32_t matched_grains = 0; // leading grains of the query that it holds (by filter: verify with
+                               // the identity part once it is loaded)
+  uint32_t grain_count = 0;    // of the object
+  ExtentInfo info;
+};
+
+struct ReserveItem {
+  ObjectKey key;
+  ObjectKey parent;            // zero: none
+  uint32_t token_count = 1;
+  uint32_t grain_count = 0;
+  uint32_t cost_us = 0;        // to remake it; 0 = unknown
+};
+struct ReserveResult {
+  absl::Status status;         // AlreadyExists: stored or being stored by someone else.
+                               // ResourceExhausted: no room now; retry_after_ms > 0 when waiting helps
+  uint64_t reservation_id = 0;
+  uint64_t offset = 0;         // of the payload in the tenant's segment
+  uint32_t retry_after_ms = 0;
+};
+
+struct CommitItem {
+  uint64_t reservation_id = 0;
+  std::vector<uint32_t> part_crcs;      // PartCount() entries, CRC32C of each part
+  std::vector<uint32_t> grain_filters;  // first 4 bytes (little-endian) of grain keys
+                                        // 1 .. grain_count-1; empty when grain_count <= 1
+};
+
+struct AcquireOptions {
+  uint32_t ttl_ms = 0;         // 0: default
+  uint8_t priority = 0;        // IoPriority
+};
+struct AcquireResult {
+  absl::Status status;         // NotFound, FailedPrecondition (fingerprint), ResourceExhausted
+  uint64_t offset = 0;
+  uint64_t payload_bytes = 0;
+  uint32_t token_count = 0;
+  uint32_t grain_count = 0;
+  uint32_t board_slot = 0;
+  TierId source = TierId::kNone;
+  std::vector<uint32_t> part_crcs;      // when verify is kAlways and the object is in the host tier
+};
+struct AcquireReply {
+  uint64_t lease_id = 0;       // one lease covers all objects that were acquired; 0 when none was
+  uint64_t deadline_us = 0;    // CLOCK_MONOTONIC
+  uint64_t host_populated_bytes = 0;
+  std::vector<AcquireResult> results;
+};
+
+struct FlushReply {
+  uint64_t pending_objects = 0;  // committed before the call and not yet durable (or given up)
+  uint64_t pending_bytes = 0;
+};
+
+struct ObjectInfo {
+  ObjectKey key, parent;
+  Fingerprint fingerprint{};
+  ObjectKind kind = ObjectKind::kKv;
+  uint32_t token_count = 0, grain_count = 0, cost_us = 0, part_count = 0;
+  uint64_t payload_bytes = 0;
+  bool in_host = false, in_nvme = false, pinned = false;
+  uint32_t lease_count = 0;
+};
+
+struct ListReply {
+  std::vector<ObjectInfo> objects;
+  uint64_t next_cursor = 0;    // 0: end
+};
+
+struct VerifyReply {           // one step of reading everything back
+  uint64_t next_cursor = 0;    // 0: end
+  uint64_t checked = 0, corrupt = 0, skipped = 0, bytes = 0;
+  std::vector<ObjectKey> corrupt_keys;
+};
+
+struct TierStatus {
+  std::string name;            // "host", "nvme"
+  std::string detail;          // engine, page size, health
+  uint64_t capacity_bytes = 0, used_bytes = 0, objects = 0;
+  uint64_t populated_bytes = 0, huge_page_bytes = 0;
+};
+struct SessionStatus {
+  uint64_t id = 0;
+  int32_t pid = 0;
+  uint32_t uid = 0;
+  std::string client_name, tenant;
+  uint64_t leases = 0, reservations = 0, age_ms = 0;
+};
+struct StatusReply {
+  std::string version;
+  int32_t pid = 0;
+  uint64_t uptime_ms = 0;
+  std::string socket_path, state_dir;
+  VerifyMode verify = VerifyMode::kCrossing;
+  std::vector<TierStatus> tiers;
+  std::vector<SessionStatus> sessions;
+  uint64_t objects = 0, leases = 0, reservations = 0;
+  // Name -> value, in a stable order: lookup_hits, lookup_misses, ... (see daemon/metrics.h)
+  std::vector<std::pair<std::string, uint64_t>> counters;
+};
+
+}  // namespace terrace

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "config/text.h"
 
 namespace terrace {
 namespace {
@@ -51,12 +52,12 @@ const DtypeInfo* FindDtype(Dtype dtype) {
 absl::Status CheckRange(std::string_view field, uint64_t value, uint64_t min, uint64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("geometry.", field, ": ", value, "; expected ", min, " .. ", max));
+      absl::StrCat("geometry.", Sv(field), ": ", value, "; expected ", min, " .. ", max));
 }
 
 absl::Status CheckText(std::string_view field, std::string_view text, size_t max_bytes) {
   if (text.size() <= max_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("geometry.", field, ": ", text.size(),
+  return absl::InvalidArgumentError(absl::StrCat("geometry.", Sv(field), ": ", text.size(),
                                                  " bytes; expected at most ", max_bytes));
 }
 
@@ -96,10 +97,10 @@ absl::StatusOr<Dtype> ParseDtype(std::string_view name) {
   std::string known;
   for (const DtypeInfo& info : kDtypes) {
     if (info.name == name) return info.dtype;
-    absl::StrAppend(&known, known.empty() ? "" : " ", info.name);
+    absl::StrAppend(&known, known.empty() ? "" : " ", Sv(info.name));
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("dtype: unknown name '", name.substr(0, 64), "'; expected one of ", known));
+      absl::StrCat("dtype: unknown name '", Sv(name.substr(0, 64)), "'; expected one of ", known));
 }
 
 std::string_view DtypeName(Dtype dtype) {

@@ -1,0 +1,116 @@
+// Everything an operator sets, from one TOML file. docs/configuration.md is the reference for
+// users; option_keys.cc holds the one table of keys it, the parser and the example follow.
+//
+// Plain values; any thread. Parsing is pure; LoadOptions reads the one file; only ResolveOptions
+// looks at the machine.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "config/object_key.h"
+#include "config/size.h"
+
+namespace terrace {
+
+struct ServerSection {
+  // Unix domain socket clients connect to. Empty until resolved.
+  std::string socket_path;
+  // Everything that outlives the daemon: the tenant secret, the NVMe tier. Empty until resolved.
+  std::string state_dir;
+  std::string log_level = "info";       // trace debug info warning error off
+  std::string systemd_notify = "auto";  // auto: when NOTIFY_SOCKET is set; off: never
+
+  friend bool operator==(const ServerSection&, const ServerSection&) = default;
+};
+
+// Past one of these a caller gets ResourceExhausted, never a stall. None affects stored bytes.
+struct LimitsSection {
+  uint64_t max_sessions = 256;
+  uint64_t max_keys_per_call = 4096;
+  Size max_message_bytes = Size::Bytes(uint64_t{64} << 20);
+  uint64_t max_leases_per_session = 1024;
+  uint64_t max_reservations_per_session = 1024;
+  uint64_t max_layouts = 1024;
+  uint64_t lease_ttl_s = 60;        // of a lease that names no time limit
+  uint64_t max_lease_ttl_s = 3600;  // longer requests are cut to this
+
+  friend bool operator==(const LimitsSection&, const LimitsSection&) = default;
+};
+
+struct HostSection {
+  // Share of the memory this process may use: the cgroup's limit, else the machine's memory.
+  Size capacity = Size::Percent(25);
+  // Memory is taken and populated in steps of this size, ahead of demand. Affects speed only.
+  Size growth_step = Size::Bytes(uint64_t{64} << 20);
+  // When a checksum is compared: "crossing" (between tiers) or "always" (also on host reads).
+  std::string verify = "crossing";
+
+  friend bool operator==(const HostSection&, const HostSection&) = default;
+};
+
+struct NvmeSection {
+  bool enabled = true;
+  std::string directory;  // empty until resolved: state_dir/nvme
+  // Share of what its file system has free, counting what the tier itself already holds.
+  Size capacity = Size::Percent(20);
+  Size segment_size = Size::Bytes(uint64_t{64} << 20);  // affects the stored format of new segments
+  uint64_t queue_depth = 16;
+  Size piece_size = Size::Bytes(uint64_t{1} << 20);
+  Size max_pending_writes = Size::Bytes(uint64_t{256} << 20);
+
+  friend bool operator==(const NvmeSection&, const NvmeSection&) = default;
+};
+
+struct TenantOptions {
+  std::string name;
+  std::vector<uint32_t> uids;  // peers with these uids are this tenant
+  // Absent: the daemon derives one from the secret in state_dir.
+  std::optional<Salt> salt;
+  // Part of host.capacity. Absent until resolved: an equal share of what the others leave.
+  std::optional<Size> host_capacity;
+
+  friend bool operator==(const TenantOptions&, const TenantOptions&) = default;
+};
+
+struct Options {
+  ServerSection server;
+  LimitsSection limits;
+  HostSection host;
+  NvmeSection nvme;
+  std::vector<TenantOptions> tenants;  // empty until resolved: "default" with the daemon's uid
+
+  friend bool operator==(const Options&, const Options&) = default;
+};
+
+Options DefaultOptions();
+
+// InvalidArgument "SOURCE:LINE: key 'host.capacity' = "9x": expected ...", also for unknown keys,
+// wrong types, values out of range, and a tenant name or uid given twice. Never throws, whatever
+// the text; `source_name` only names it in messages.
+absl::StatusOr<Options> ParseOptions(std::string_view text, std::string_view source_name);
+// NotFound or PermissionDenied when the file cannot be read, else as ParseOptions.
+absl::StatusOr<Options> LoadOptions(const std::string& path);
+
+// Turns every share into bytes and fills what was left to default, so that the result is what the
+// daemon runs with: every Size absolute, socket_path, state_dir and nvme.directory absolute paths,
+// at least one tenant, each with a host_capacity. Reads /proc, the cgroup, the environment and the
+// file system of nvme.directory; creates nothing.
+// InvalidArgument naming the key when values contradict each other on this machine.
+absl::StatusOr<Options> ResolveOptions(Options options);
+
+// A file that ParseOptions reads back to the same values. kHide replaces salts, which are secrets,
+// by a comment.
+enum class Secrets { kHide, kShow };
+std::string ToToml(const Options& options, Secrets secrets = Secrets::kHide);
+
+// The commented example file, and the reference tables of docs/configuration.md: both are written
+// from the table of keys, and a test compares the files with them.
+std::string ExampleToml();
+std::string ReferenceTables();
+
+}  // namespace terrace

@@ -1,0 +1,67 @@
+// The subcommands of `terrace`. Each takes its parsed options, prints to stdout (people or JSON;
+// progress and errors go to stderr) and returns the process's exit code. One thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "transport/connection.h"
+
+namespace terrace::cli {
+
+// Documented in --help and docs/cli.md; scripts rely on the numbers.
+enum ExitCode : int {
+  kOk = 0,
+  kError = 1,
+  kUsage = 2,
+  kNotReachable = 3,
+  kCorruptionFound = 4,
+  kNotFound = 5,
+};
+
+struct GlobalOptions {
+  std::string socket;  // empty: the default of a daemon without configuration
+  std::string tenant;  // empty: the only tenant this uid belongs to
+  bool json = false;
+};
+
+// Opens a session, or prints why not and sets `exit_code`; null then.
+std::unique_ptr<Connection> Connect(const GlobalOptions& options, int& exit_code);
+// Prints "terrace: ..." to stderr (and {"error", "code"} to stdout with --json) and returns the
+// exit code of a failed call: kNotFound, kNotReachable or kError.
+int Fail(const GlobalOptions& options, std::string_view what, const absl::Status& status);
+
+int RunStatus(const GlobalOptions& options);
+
+struct TopOptions {
+  double interval_s = 1.0;
+  uint32_t count = 0;  // samples, 0: until q or Ctrl-C
+};
+int RunTop(const GlobalOptions& options, const TopOptions& top);
+
+struct ListOptions {
+  uint64_t limit = 100;  // 0: all
+  std::string prefix;    // hexadecimal digits
+};
+int RunList(const GlobalOptions& options, const ListOptions& list);
+int RunShow(const GlobalOptions& options, const std::string& key);
+int RunRemove(const GlobalOptions& options, const std::vector<std::string>& keys);
+int RunPin(const GlobalOptions& options, const std::vector<std::string>& keys, bool pinned);
+
+int RunFlush(const GlobalOptions& options, double timeout_s);
+int RunVerify(const GlobalOptions& options);
+
+int RunConfigCheck(const GlobalOptions& options, const std::string& path);
+struct ConfigShowOptions {
+  std::string path;        // empty: the defaults
+  bool effective = false;  // sizes in bytes, paths as the daemon would use them
+};
+int RunConfigShow(const GlobalOptions& options, const ConfigShowOptions& show);
+
+int RunVersion(const GlobalOptions& options);
+
+}  // namespace terrace::cli

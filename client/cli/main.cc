@@ -1,0 +1,147 @@
+// `terrace`: asks a running terraced, or reads a config file. Parses the command line and hands
+// over to one Run function (commands.h).
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "client/cli/commands.h"
+
+namespace terrace::cli {
+namespace {
+
+constexpr char kFooter[] = R"(Examples:
+  terrace status                          what the tiers hold, how often they hit
+  terrace top --interval 2                the same, live
+  terrace ls --limit 20 --prefix 3fa      the first 20 objects whose key starts with 3fa
+  terrace show 3fa9c1                     one object, by any unique prefix of its key
+  terrace pin 3fa9c1 && terrace flush     keep it, and wait until it is on disk
+  terrace verify                          read everything back and compare checksums
+  terrace config check terrace.toml       would terraced accept this file?
+  terrace config show --effective         what a daemon without a file would run with
+  terrace status --json | jq .tiers       every command speaks JSON
+
+Environment: TERRACE_SOCKET and TERRACE_TENANT stand in for --socket and --tenant.
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 daemon not reachable,
+            4 verification found corruption, 5 not found)";
+
+struct Arguments {
+  GlobalOptions global;
+  TopOptions top;
+  ListOptions list;
+  std::vector<std::string> keys;
+  double flush_timeout_s = 60;
+  ConfigShowOptions config_show;
+  std::string config_file;
+};
+
+// The Run function of the subcommand that was named.
+using Action = std::function<int()>;
+
+void AddGlobals(CLI::App& app, GlobalOptions& global) {
+  app.add_option("--socket", global.socket,
+                 "Socket of the daemon. Default: where a terraced without configuration listens")
+      ->type_name("PATH")
+      ->envname("TERRACE_SOCKET");
+  app.add_option("--tenant", global.tenant,
+                 "Tenant to speak for; needed only when this user belongs to several")
+      ->type_name("NAME")
+      ->envname("TERRACE_TENANT");
+  app.add_flag("--json", global.json, "Print JSON for machines instead of tables for people");
+}
+
+void AddObserving(CLI::App& app, Arguments& args, Action& action) {
+  app.add_subcommand("status", "Tiers, bytes, objects, hit rates, sessions")
+      ->callback([&] { action = [&] { return RunStatus(args.global); }; });
+  CLI::App* top = app.add_subcommand("top", "Live view with rates; q or Ctrl-C ends it");
+  top->add_option("--interval", args.top.interval_s, "Seconds between samples")
+      ->check(CLI::Range(0.05, 3600.0))
+      ->capture_default_str();
+  top->add_option("--count", args.top.count, "Samples to show; 0: until stopped")
+      ->capture_default_str();
+  top->callback([&] { action = [&] { return RunTop(args.global, args.top); }; });
+}
+
+void AddObjects(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* list = app.add_subcommand("ls", "List objects");
+  list->add_option("--limit", args.list.limit, "At most so many; 0: all")->capture_default_str();
+  list->add_option("--prefix", args.list.prefix, "Only keys that start with these digits")
+      ->type_name("HEX");
+  list->callback([&] { action = [&] { return RunList(args.global, args.list); }; });
+
+  const auto with_keys = [&](const char* name, const char* help, bool many, Action run) {
+    CLI::App* command = app.add_subcommand(name, help);
+    CLI::Option* keys =
+        command->add_option("KEY", args.keys, "A key, or a prefix that only one key has")
+            ->type_name("HEX")
+            ->required();
+    keys->expected(1, many ? CLI::detail::expected_max_vector_size : 1);
+    command->callback([&action, run] { action = run; });
+  };
+  with_keys("show", "Everything known about one object", false,
+            [&] { return RunShow(args.global, args.keys.front()); });
+  with_keys("rm", "Remove objects from every tier", true,
+            [&] { return RunRemove(args.global, args.keys); });
+  with_keys("pin", "Keep objects: never evicted", true,
+            [&] { return RunPin(args.global, args.keys, true); });
+  with_keys("unpin", "Let pinned objects be evicted again", true,
+            [&] { return RunPin(args.global, args.keys, false); });
+}
+
+void AddMaintenance(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* flush =
+      app.add_subcommand("flush", "Wait until everything committed so far is on disk");
+  flush->add_option("--timeout", args.flush_timeout_s, "Seconds to wait; then exit 1")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  flush->callback([&] { action = [&] { return RunFlush(args.global, args.flush_timeout_s); }; });
+  app.add_subcommand("verify",
+                     "Read everything back and compare checksums; exit 4 and list the keys when "
+                     "something is corrupt")
+      ->callback([&] { action = [&] { return RunVerify(args.global); }; });
+}
+
+void AddConfig(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* config = app.add_subcommand("config", "Check and show configuration files");
+  config->require_subcommand(1);
+  CLI::App* check = config->add_subcommand("check", "Would terraced accept this file?");
+  check->add_option("FILE", args.config_file, "TOML file")->required();
+  check->callback([&] { action = [&] { return RunConfigCheck(args.global, args.config_file); }; });
+  CLI::App* show = config->add_subcommand("show", "Print a configuration as TOML");
+  show->add_option("--config", args.config_show.path, "File to show; default: no file at all")
+      ->type_name("FILE");
+  show->add_flag("--effective", args.config_show.effective,
+                 "With every share of memory or disk turned into bytes and every default filled "
+                 "in, as the daemon would run");
+  show->callback([&] { action = [&] { return RunConfigShow(args.global, args.config_show); }; });
+  app.add_subcommand("version", "Print the version")
+      ->callback([&] { action = [&] { return RunVersion(args.global); }; });
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("terrace: see and steer a running terraced", "terrace");
+  app.footer(kFooter);
+  app.require_subcommand(1);
+  app.fallthrough();  // global options may follow the subcommand
+  app.get_formatter()->column_width(34);
+  Arguments args;
+  Action action;
+  AddGlobals(app, args.global);
+  AddObserving(app, args, action);
+  AddObjects(app, args, action);
+  AddMaintenance(app, args, action);
+  AddConfig(app, args, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kOk : kUsage;
+  }
+  return action();
+}
+
+}  // namespace
+}  // namespace terrace::cli
+
+int main(int argc, char** argv) { return terrace::cli::Main(argc, argv); }

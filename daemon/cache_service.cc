@@ -1,0 +1,507 @@
+#include "daemon/cache_service.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "spdlog/spdlog.h"
+
+namespace terrace {
+
+namespace {
+
+// One board page holds 1,024 words; 16 pages let a session wait for a million-token prefix.
+constexpr uint32_t kBoardSlots = 16384;
+
+}  // namespace
+
+CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme)
+    : options_(options),
+      tenants_(tenants),
+      nvme_(nvme),
+      verify_(options.host.verify == "always" ? VerifyMode::kAlways : VerifyMode::kCrossing),
+      started_us_(MonotonicUs()),
+      mover_(catalog_, tenants, layouts_, nvme, metrics_, options.nvme.max_pending_writes.bytes,
+             [this](const Waiter& waiter, uint32_t word) {
+               if (Session* session = sessions_.Find(waiter.session)) {
+                 session->board.Publish(waiter.slot, word);
+               }
+             }) {}
+
+void CacheService::Tick() {
+  const uint64_t now_us = MonotonicUs();
+  while (auto expired = sessions_.PopExpired(now_us)) {
+    Session& session = *sessions_.Find(expired->first);
+    auto it = session.leases.find(expired->second);
+    ++metrics_.leases_expired;
+    EndLease(session, it->second);
+    session.leases.erase(it);
+  }
+  mover_.Tick();
+}
+
+// --- sessions -----------------------------------------------------------------------------------
+
+absl::StatusOr<uint16_t> CacheService::TenantOf(const PeerCredentials& peer,
+                                                const std::string& wanted) const {
+  bool known_uid = false;
+  for (size_t i = 0; i < tenants_.size(); ++i) {
+    const Tenant& tenant = tenants_[i];
+    if (std::find(tenant.uids.begin(), tenant.uids.end(), peer.uid) == tenant.uids.end()) continue;
+    known_uid = true;
+    if (wanted.empty() || wanted == tenant.name) return static_cast<uint16_t>(i);
+  }
+  if (known_uid) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("tenant '", wanted, "' is unknown or does not list uid ", peer.uid));
+  }
+  return absl::PermissionDeniedError(absl::StrCat(
+      "uid ", peer.uid, " belongs to no tenant: add it to 'uids' of a [[tenants]] entry"));
+}
+
+absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
+                                                  const ClientHello& hello) {
+  if (hello.protocol_major != kProtocolMajor) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("protocol mismatch: client speaks ", hello.protocol_major,
+                     ", this daemon speaks ", kProtocolMajor, "; update the older of the two"));
+  }
+  if (sessions_.size() >= options_.limits.max_sessions) {
+    return Limit(absl::StrCat("limits.max_sessions = ", options_.limits.max_sessions, " reached"));
+  }
+  absl::StatusOr<uint16_t> tenant_index = TenantOf(peer, hello.tenant);
+  if (!tenant_index.ok()) return tenant_index.status();
+  absl::StatusOr<ReadyBoard> board = ReadyBoard::Create(kBoardSlots);
+  if (!board.ok()) return board.status();
+
+  Session& session = sessions_.Open();
+  session.peer = peer;
+  session.client_name = hello.client_name;
+  session.tenant = *tenant_index;
+  session.board = *std::move(board);
+
+  const Tenant& tenant = tenants_[session.tenant];
+  Welcome welcome;
+  welcome.server_version = kVersion;
+  welcome.session_id = session.id;
+  welcome.tenant = tenant.name;
+  welcome.salt = tenant.salt;
+  welcome.verify = verify_;
+  welcome.max_keys_per_call = options_.limits.max_keys_per_call;
+  welcome.default_lease_ttl_ms = options_.limits.lease_ttl_s * 1000;
+  welcome.max_lease_ttl_ms = options_.limits.max_lease_ttl_s * 1000;
+  welcome.host_capacity_bytes = tenant.host->capacity_bytes();
+  welcome.host_populated_bytes = tenant.host->populated_bytes();
+  welcome.segment_fd = tenant.host->fd();
+  welcome.board_fd = session.board.fd();
+  welcome.board_slots = session.board.slots();
+  welcome.ready_event_fd = session.board.event_fd();
+  spdlog::info("session {} opened: pid {} uid {} tenant '{}' client '{}'", session.id, peer.pid,
+               peer.uid, tenant.name, hello.client_name);
+  return welcome;
+}
+
+void CacheService::CloseSession(SessionId id) {
+  Session* session = sessions_.Find(id);
+  if (session == nullptr) return;
+  spdlog::info("session {} closed: {} leases and {} reservations freed", id,
+               session->leases.size(), session->reservations.size());
+  for (const auto& [lease_id, lease] : session->leases) {
+    sessions_.ForgetDeadline(lease.deadline_us, id, lease_id);
+    EndLease(*session, lease);
+  }
+  for (const auto& [reservation_id, object] : session->reservations) DropReservation(object);
+  sessions_.Close(id);
+}
+
+absl::StatusOr<Session*> CacheService::Get(SessionId id, const char* call) {
+  Session* session = sessions_.Find(id);
+  if (session == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(call, ": session ", id, " is closed"));
+  }
+  return session;
+}
+
+absl::Status CacheService::Limit(const std::string& message) {
+  ++metrics_.refused_limits;
+  return absl::ResourceExhaustedError(message);
+}
+
+absl::Status CacheService::CheckKeyCount(size_t count) {
+  if (count <= options_.limits.max_keys_per_call) return absl::OkStatus();
+  return Limit(absl::StrCat(count, " keys in one call exceed limits.max_keys_per_call = ",
+                            options_.limits.max_keys_per_call));
+}
+
+// --- lookup -------------------------------------------------------------------------------------
+
+absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout layout) {
+  absl::StatusOr<Session*> session = Get(id, "register_layout");
+  if (!session.ok()) return session.status();
+  absl::Status valid = layout.Validate();
+  if (!valid.ok()) return valid;
+  for (uint32_t i = 0; i < layouts_.size(); ++i) {
+    if (layouts_[i].fingerprint != layout.fingerprint) continue;
+    if (layouts_[i].kind != layout.kind ||
+        layouts_[i].part_bytes_per_token != layout.part_bytes_per_token) {
+      return absl::FailedPreconditionError(
+          "layout: this fingerprint is registered with other part sizes");
+    }
+    return i;
+  }
+  if (layouts_.size() >= options_.limits.max_layouts) {
+    return Limit(absl::StrCat("limits.max_layouts = ", options_.limits.max_layouts, " reached"));
+  }
+  layout_fingerprints_.push_back(catalog_.InternFingerprint(layout.fingerprint));
+  layouts_.push_back(std::move(layout));
+  return layouts_.size() - 1;
+}
+
+absl::StatusOr<const ObjectLayout*> CacheService::GetLayout(uint32_t layout_id) const {
+  if (layout_id < layouts_.size()) return &layouts_[layout_id];
+  return absl::InvalidArgumentError(
+      absl::StrCat("layout_id ", layout_id, " was not registered with this daemon"));
+}
+
+ObjectId CacheService::FindVisible(const Session& session, const ObjectKey& key) const {
+  const ObjectId id = catalog_.Find(key);
+  if (id == kNoObject) return kNoObject;
+  const Entry& entry = catalog_.at(id);
+  return entry.visible() && entry.tenant == session.tenant ? id : kNoObject;
+}
+
+ExtentInfo CacheService::Describe(const Entry& entry, uint64_t bytes_before) const {
+  ExtentInfo info;
+  info.bytes = entry.payload_bytes();
+  info.token_count = entry.token_count;
+  info.flags = (entry.record != kNoRecord ? kFlagDurable : 0) | (entry.pinned ? kFlagPinned : 0);
+  if (entry.host != nullptr && entry.host->ready) {
+    info.tier = TierId::kHost;
+  } else {
+    info.tier = TierId::kNvme;
+    info.eta_us = mover_.EtaUs(bytes_before + info.bytes);
+  }
+  return info;
+}
+
+absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
+                                  absl::Span<const ObjectKey> keys,
+                                  std::vector<ExtentInfo>& extents) {
+  absl::StatusOr<Session*> session = Get(id, "lookup");
+  if (!session.ok()) return session.status();
+  absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
+  if (!layout.ok()) return layout.status();
+  absl::Status count = CheckKeyCount(keys.size());
+  if (!count.ok()) return count;
+  ++metrics_.lookup_calls;
+  metrics_.lookup_keys += keys.size();
+  uint64_t cold_bytes = 0;
+  for (const ObjectKey& key : keys) {
+    const ObjectId object = FindVisible(**session, key);
+    if (object == kNoObject) break;
+    const Entry& entry = catalog_.at(object);
+    if (entry.fingerprint != layout_fingerprints_[layout_id]) break;
+    extents.push_back(Describe(entry, cold_bytes));
+    if (extents.back().tier == TierId::kNvme) cold_bytes += extents.back().bytes;
+    ++metrics_.lookup_hits;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_id,
+                                                  const ObjectKey& parent,
+                                                  absl::Span<const ObjectKey> grains) {
+  absl::StatusOr<Session*> session = Get(id, "match_tail");
+  if (!session.ok()) return session.status();
+  absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
+  if (!layout.ok()) return layout.status();
+  absl::Status count = CheckKeyCount(grains.size());
+  if (!count.ok()) return count;
+  TailMatch match;
+  auto best = catalog_.BestTail(parent, layout_fingerprints_[layout_id], (*session)->tenant, grains);
+  if (!best) return match;
+  const Entry& entry = catalog_.at(best->id);
+  ++metrics_.tail_matches;
+  match.found = true;
+  match.key = entry.key;
+  match.matched_grains = best->matched_grains;
+  match.grain_count = entry.grain_count;
+  match.info = Describe(entry, 0);
+  return match;
+}
+
+// --- store --------------------------------------------------------------------------------------
+
+ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
+                                       const ReserveItem& item) {
+  ReserveResult result;
+  const ObjectLayout& layout = layouts_[layout_id];
+  result.status = layout.CheckObject(item.token_count, item.grain_count);
+  if (!result.status.ok()) return result;
+  if (session.reservations.size() >= options_.limits.max_reservations_per_session) {
+    result.status = Limit(absl::StrCat("limits.max_reservations_per_session = ",
+                                       options_.limits.max_reservations_per_session, " reached"));
+    return result;
+  }
+  if (const ObjectId existing = catalog_.Find(item.key); existing != kNoObject) {
+    ++metrics_.already_there;
+    const bool visible = catalog_.at(existing).visible();
+    result.status = absl::AlreadyExistsError(
+        absl::StrCat(item.key.ToHex(), visible ? " is stored" : " is being stored by another"));
+    return result;
+  }
+  const uint64_t bytes = layout.PayloadBytes(item.token_count, item.grain_count);
+  absl::StatusOr<Extent> extent = mover_.MakeRoom(session.tenant, bytes, result.retry_after_ms);
+  if (!extent.ok()) {
+    result.status = extent.status();
+    return result;
+  }
+  const ObjectId id = catalog_.Insert(item.key);
+  Entry& entry = catalog_.at(id);
+  entry.parent_head = item.parent.Head64();
+  entry.payload_units = bytes / kPartAlignment;
+  entry.fingerprint = layout_fingerprints_[layout_id];
+  entry.cost_us = item.cost_us;
+  entry.token_count = item.token_count;
+  entry.grain_count = item.grain_count;
+  entry.tenant = session.tenant;
+  entry.kind = layout.kind;
+  entry.host = std::make_unique<HostCopy>();
+  entry.host->extent = *extent;
+  entry.host->parent = item.parent;
+  entry.host->layout = layout_id;
+
+  result.reservation_id = sessions_.NextId();
+  result.offset = extent->offset;
+  session.reservations.emplace(result.reservation_id, id);
+  ++reservation_count_;
+  ++metrics_.reserved_objects;
+  return result;
+}
+
+absl::StatusOr<std::vector<ReserveResult>> CacheService::Reserve(
+    SessionId id, uint32_t layout_id, absl::Span<const ReserveItem> items,
+    uint64_t& host_populated_bytes) {
+  absl::StatusOr<Session*> session = Get(id, "reserve");
+  if (!session.ok()) return session.status();
+  absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
+  if (!layout.ok()) return layout.status();
+  absl::Status count = CheckKeyCount(items.size());
+  if (!count.ok()) return count;
+  std::vector<ReserveResult> results;
+  results.reserve(items.size());
+  for (const ReserveItem& item : items) {
+    results.push_back(ReserveOne(**session, layout_id, item));
+  }
+  host_populated_bytes = tenants_[(*session)->tenant].host->populated_bytes();
+  return results;
+}
+
+absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
+  auto it = session.reservations.find(item.reservation_id);
+  if (it == session.reservations.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("reservation ", item.reservation_id, " is not held by this session"));
+  }
+  const ObjectId id = it->second;
+  Entry& entry = catalog_.at(id);
+  const uint32_t parts = layouts_[entry.host->layout].PartCount();
+  const uint32_t filters = entry.grain_count > 1 ? entry.grain_count - 1 : 0;
+  if (item.part_crcs.size() != parts) {
+    return absl::InvalidArgumentError(absl::StrCat("part_crcs: ", item.part_crcs.size(),
+                                                   " given, the layout has ", parts, " parts"));
+  }
+  if (item.grain_filters.size() != filters) {
+    return absl::InvalidArgumentError(absl::StrCat("grain_filters: ", item.grain_filters.size(),
+                                                   " given, expected ", filters));
+  }
+  entry.host->part_count = parts;
+  entry.host->part_crcs = std::make_unique<uint32_t[]>(parts);
+  std::copy(item.part_crcs.begin(), item.part_crcs.end(), entry.host->part_crcs.get());
+  if (filters > 0) {
+    entry.grain_filters = std::make_unique<uint32_t[]>(filters);
+    std::copy(item.grain_filters.begin(), item.grain_filters.end(), entry.grain_filters.get());
+  }
+  session.reservations.erase(it);
+  --reservation_count_;
+  ++metrics_.committed_objects;
+  metrics_.committed_bytes += entry.payload_bytes();
+  catalog_.LinkToParent(id);
+  mover_.Published(id);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<absl::Status>> CacheService::Commit(
+    SessionId id, absl::Span<const CommitItem> items) {
+  absl::StatusOr<Session*> session = Get(id, "commit");
+  if (!session.ok()) return session.status();
+  absl::Status count = CheckKeyCount(items.size());
+  if (!count.ok()) return count;
+  std::vector<absl::Status> results;
+  results.reserve(items.size());
+  for (const CommitItem& item : items) results.push_back(CommitOne(**session, item));
+  return results;
+}
+
+void CacheService::DropReservation(ObjectId id) {
+  --reservation_count_;
+  ++metrics_.aborted_reservations;
+  mover_.Remove(id);
+}
+
+absl::Status CacheService::Abort(SessionId id, absl::Span<const uint64_t> reservation_ids) {
+  absl::StatusOr<Session*> session = Get(id, "abort");
+  if (!session.ok()) return session.status();
+  for (uint64_t reservation_id : reservation_ids) {
+    auto it = (*session)->reservations.find(reservation_id);
+    if (it == (*session)->reservations.end()) continue;
+    DropReservation(it->second);
+    (*session)->reservations.erase(it);
+  }
+  return absl::OkStatus();
+}
+
+// --- load ---------------------------------------------------------------------------------------
+
+uint64_t CacheService::DeadlineUs(uint32_t ttl_ms) const {
+  const uint64_t longest_ms = options_.limits.max_lease_ttl_s * 1000;
+  const uint64_t wanted_ms = ttl_ms != 0 ? ttl_ms : options_.limits.lease_ttl_s * 1000;
+  return MonotonicUs() + std::min(wanted_ms, longest_ms) * 1000;
+}
+
+absl::Status CacheService::CheckAcquirable(const Entry& entry, const ObjectLayout& layout) const {
+  const bool same = catalog_.fingerprint(entry.fingerprint) == layout.fingerprint &&
+                    entry.kind == layout.kind &&
+                    layout.CheckObject(entry.token_count, entry.grain_count).ok() &&
+                    layout.PayloadBytes(entry.token_count, entry.grain_count) ==
+                        entry.payload_bytes();
+  if (same) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(entry.key.ToHex(), " was stored with another layout"));
+}
+
+AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
+                                       const AcquireOptions& options, uint64_t batch,
+                                       Lease& lease) {
+  AcquireResult result;
+  const ObjectId id = FindVisible(session, key);
+  if (id == kNoObject) {
+    ++metrics_.acquire_misses;
+    result.status = absl::NotFoundError(absl::StrCat(key.ToHex(), " is not stored"));
+    return result;
+  }
+  Entry& entry = catalog_.at(id);
+  result.status = CheckAcquirable(entry, layouts_[layout_id]);
+  if (!result.status.ok()) return result;
+  const bool failed_load = entry.host != nullptr && !entry.host->ready && !mover_.loading(id);
+  if (failed_load) {
+    result.status = absl::UnavailableError(
+        absl::StrCat(key.ToHex(), ": a read failed and its readers have not left yet"));
+    return result;
+  }
+  if (entry.host == nullptr) {
+    result.status =
+        mover_.Promote(id, layout_id, static_cast<IoPriority>(options.priority), batch);
+    if (!result.status.ok()) return result;
+  }
+  std::optional<uint32_t> slot = session.board.Take();
+  if (!slot) {
+    result.status = Limit(absl::StrCat("a session can wait for ", kBoardSlots,
+                                       " objects at a time: release some leases"));
+    return result;
+  }
+  const bool ready = entry.host->ready;
+  ++(ready ? metrics_.acquired_host : metrics_.acquired_nvme);
+  ++entry.lease_count;
+  lease.objects.push_back({id, *slot});
+  if (ready) {
+    tenants_[entry.tenant].host_policy->Touch(id);
+    session.board.Publish(*slot, MakeReadyWord(ReadyState::kReady, entry.host->part_count));
+    if (verify_ == VerifyMode::kAlways) {
+      result.part_crcs.assign(entry.host->part_crcs.get(),
+                              entry.host->part_crcs.get() + entry.host->part_count);
+    }
+  } else {
+    mover_.Join(id, {session.id, *slot});
+  }
+  if (nvme_ != nullptr && entry.record != kNoRecord) nvme_->Touch(entry.record);
+  result.offset = entry.host->extent.offset;
+  result.payload_bytes = entry.payload_bytes();
+  result.token_count = entry.token_count;
+  result.grain_count = entry.grain_count;
+  result.board_slot = *slot;
+  result.source = ready ? TierId::kHost : TierId::kNvme;
+  return result;
+}
+
+absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout_id,
+                                                   absl::Span<const ObjectKey> keys,
+                                                   const AcquireOptions& options) {
+  absl::StatusOr<Session*> session = Get(id, "acquire");
+  if (!session.ok()) return session.status();
+  absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
+  if (!layout.ok()) return layout.status();
+  absl::Status count = CheckKeyCount(keys.size());
+  if (!count.ok()) return count;
+  if (options.priority > static_cast<uint8_t>(IoPriority::kBackground)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority ", options.priority, " is outside 0 .. 4"));
+  }
+  if ((*session)->leases.size() >= options_.limits.max_leases_per_session) {
+    return Limit(absl::StrCat("limits.max_leases_per_session = ",
+                              options_.limits.max_leases_per_session, " reached"));
+  }
+  AcquireReply reply;
+  Lease lease;
+  const uint64_t batch = ++last_batch_;
+  for (const ObjectKey& key : keys) {
+    reply.results.push_back(AcquireOne(**session, layout_id, key, options, batch, lease));
+  }
+  reply.host_populated_bytes = tenants_[(*session)->tenant].host->populated_bytes();
+  if (lease.objects.empty()) return reply;
+  lease.deadline_us = DeadlineUs(options.ttl_ms);
+  reply.deadline_us = lease.deadline_us;
+  reply.lease_id = sessions_.NextId();
+  sessions_.TrackDeadline(lease.deadline_us, id, reply.lease_id);
+  (*session)->leases.emplace(reply.lease_id, std::move(lease));
+  ++lease_count_;
+  return reply;
+}
+
+void CacheService::EndLease(Session& session, const Lease& lease) {
+  --lease_count_;
+  for (const LeasedObject& leased : lease.objects) {
+    mover_.Leave(leased.object, {session.id, leased.slot});
+    session.board.Give(leased.slot);
+    mover_.Unlease(leased.object);
+  }
+}
+
+absl::Status CacheService::Release(SessionId id, absl::Span<const uint64_t> lease_ids) {
+  absl::StatusOr<Session*> session = Get(id, "release");
+  if (!session.ok()) return session.status();
+  for (uint64_t lease_id : lease_ids) {
+    auto it = (*session)->leases.find(lease_id);
+    if (it == (*session)->leases.end()) continue;  // it ran out before: nothing left to release
+    sessions_.ForgetDeadline(it->second.deadline_us, id, lease_id);
+    EndLease(**session, it->second);
+    (*session)->leases.erase(it);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> CacheService::Renew(SessionId id, uint64_t lease_id, uint32_t ttl_ms) {
+  absl::StatusOr<Session*> session = Get(id, "renew");
+  if (!session.ok()) return session.status();
+  auto it = (*session)->leases.find(lease_id);
+  if (it == (*session)->leases.end()) {
+    return absl::NotFoundError(absl::StrCat("lease ", lease_id, " is unknown or has run out"));
+  }
+  sessions_.ForgetDeadline(it->second.deadline_us, id, lease_id);
+  it->second.deadline_us = DeadlineUs(ttl_ms);
+  sessions_.TrackDeadline(it->second.deadline_us, id, lease_id);
+  return it->second.deadline_us;
+}
+
+}  // namespace terrace

@@ -1,0 +1,99 @@
+// The daemon's answer to every call of the protocol: checks what a client says against limits,
+// layouts and its tenant, keeps the session's books, and tells catalog and mover what to do.
+// Loop thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config/options.h"
+#include "daemon/catalog.h"
+#include "daemon/metrics.h"
+#include "daemon/mover.h"
+#include "daemon/session.h"
+#include "daemon/tenant.h"
+#include "transport/service.h"
+
+namespace terrace {
+
+inline constexpr char kVersion[] = "0.1.0";
+
+class CacheService final : public Service {
+ public:
+  // `options` are resolved. `nvme` may be null. All references outlive the service.
+  CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme);
+
+  // Fills the catalog from what the NVMe tier holds. Once, before serving.
+  void Recover() { mover_.Recover(); }
+  // Ends leases that ran out, refreshes estimates. Every few tens of milliseconds.
+  void Tick();
+  uint64_t pending_objects() const { return mover_.pending_objects(); }
+  uint64_t object_count() const { return catalog_.visible_count(); }
+
+  absl::StatusOr<Welcome> OpenSession(const PeerCredentials& peer,
+                                      const ClientHello& hello) override;
+  void CloseSession(SessionId session) override;
+  absl::StatusOr<uint32_t> RegisterLayout(SessionId session, ObjectLayout layout) override;
+  absl::Status Lookup(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
+                      std::vector<ExtentInfo>& extents) override;
+  absl::StatusOr<TailMatch> MatchTail(SessionId session, uint32_t layout_id,
+                                      const ObjectKey& parent,
+                                      absl::Span<const ObjectKey> grains) override;
+  absl::StatusOr<std::vector<ReserveResult>> Reserve(SessionId session, uint32_t layout_id,
+                                                     absl::Span<const ReserveItem> items,
+                                                     uint64_t& host_populated_bytes) override;
+  absl::StatusOr<std::vector<absl::Status>> Commit(SessionId session,
+                                                   absl::Span<const CommitItem> items) override;
+  absl::Status Abort(SessionId session, absl::Span<const uint64_t> reservation_ids) override;
+  absl::StatusOr<AcquireReply> Acquire(SessionId session, uint32_t layout_id,
+                                       absl::Span<const ObjectKey> keys,
+                                       const AcquireOptions& options) override;
+  absl::Status Release(SessionId session, absl::Span<const uint64_t> lease_ids) override;
+  absl::StatusOr<uint64_t> Renew(SessionId session, uint64_t lease_id, uint32_t ttl_ms) override;
+  absl::StatusOr<FlushReply> Flush(SessionId session) override;
+  absl::StatusOr<StatusReply> Status(SessionId session) override;
+  absl::StatusOr<ListReply> List(SessionId session, uint64_t cursor, uint32_t limit) override;
+  absl::StatusOr<ObjectInfo> Show(SessionId session, const ObjectKey& key) override;
+  absl::Status Remove(SessionId session, const ObjectKey& key) override;
+  absl::Status Pin(SessionId session, const ObjectKey& key, bool pinned) override;
+  absl::StatusOr<VerifyReply> Verify(SessionId session, uint64_t cursor) override;
+
+ private:
+
+  absl::StatusOr<uint16_t> TenantOf(const PeerCredentials& peer, const std::string& wanted) const;
+  absl::StatusOr<Session*> Get(SessionId session, const char* call);
+  absl::StatusOr<const ObjectLayout*> GetLayout(uint32_t layout_id) const;
+  absl::Status CheckKeyCount(size_t count);
+  absl::Status CheckAcquirable(const Entry& entry, const ObjectLayout& layout) const;
+  ReserveResult ReserveOne(Session& session, uint32_t layout_id, const ReserveItem& item);
+  absl::Status CommitOne(Session& session, const CommitItem& item);
+  AcquireResult AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
+                           const AcquireOptions& options, uint64_t batch, Lease& lease);
+  uint64_t DeadlineUs(uint32_t ttl_ms) const;
+  void EndLease(Session& session, const Lease& lease);
+  void DropReservation(ObjectId id);
+  // The visible object of this key if it is the session's tenant's, else kNoObject.
+  ObjectId FindVisible(const Session& session, const ObjectKey& key) const;
+  ExtentInfo Describe(const Entry& entry, uint64_t bytes_before) const;
+  ObjectInfo Detail(const Entry& entry) const;
+  absl::Status Limit(const std::string& message);
+
+  const Options& options_;
+  std::vector<Tenant>& tenants_;
+  NvmeTier* nvme_;
+  const VerifyMode verify_;
+  const uint64_t started_us_;
+  Metrics metrics_;
+  Catalog catalog_;
+  SessionTable sessions_;
+  std::vector<ObjectLayout> layouts_;
+  std::vector<uint32_t> layout_fingerprints_;  // interned, by layout id
+  Mover mover_;
+  uint64_t last_batch_ = 0;
+  uint64_t lease_count_ = 0;
+  uint64_t reservation_count_ = 0;
+};
+
+}  // namespace terrace

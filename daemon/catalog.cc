@@ -1,0 +1,134 @@
+#include "daemon/catalog.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+namespace terrace {
+
+namespace {
+
+uint32_t FilterOf(const ObjectKey& key) {
+  uint32_t filter;
+  std::memcpy(&filter, key.bytes.data(), sizeof filter);
+  return filter;
+}
+
+// Leading grains of `query` that the entry holds. The entry's last grain is its own key.
+uint32_t SharedGrains(const Entry& entry, absl::Span<const ObjectKey> query) {
+  const uint32_t limit = std::min<uint32_t>(entry.grain_count, query.size());
+  for (uint32_t i = 0; i < limit; ++i) {
+    const bool last = i + 1 == entry.grain_count;
+    if (last ? entry.key != query[i] : entry.grain_filters[i] != FilterOf(query[i])) return i;
+  }
+  return limit;
+}
+
+}  // namespace
+
+Catalog::Catalog()
+    : by_key_(0, KeyHash{this}, KeyEqual{this}),
+      first_child_(0, ParentHash{this}, ParentEqual{this}) {}
+
+ObjectId Catalog::Find(const ObjectKey& key) const {
+  auto it = by_key_.find(key);
+  return it == by_key_.end() ? kNoObject : *it;
+}
+
+ObjectId Catalog::Insert(const ObjectKey& key) {
+  ObjectId id;
+  if (!free_slots_.empty()) {
+    id = free_slots_.back();
+    free_slots_.pop_back();
+  } else {
+    id = slot_count_++;
+    if (id / kBlock == blocks_.size()) blocks_.push_back(std::make_unique<Entry[]>(kBlock));
+  }
+  Entry& entry = at(id);
+  entry = Entry{};
+  entry.key = key;
+  entry.state = EntryState::kReserved;
+  const bool inserted = by_key_.insert(id).second;
+  assert(inserted);
+  (void)inserted;
+  return id;
+}
+
+void Catalog::LinkToParent(ObjectId id) {
+  Entry& entry = at(id);
+  entry.state = EntryState::kVisible;
+  ++visible_count_;
+  if (entry.parent_head == 0 || entry.grain_count == 0) return;
+  auto it = first_child_.find(entry.parent_head);
+  if (it == first_child_.end()) {
+    first_child_.insert(id);
+  } else {
+    // Second place in the list: the set's own element stays as it is.
+    entry.next_sibling = at(*it).next_sibling;
+    at(*it).next_sibling = id;
+  }
+}
+
+void Catalog::UnlinkFromParent(ObjectId id) {
+  Entry& entry = at(id);
+  if (entry.parent_head == 0 || entry.grain_count == 0) return;
+  auto it = first_child_.find(entry.parent_head);
+  if (it == first_child_.end()) return;
+  if (*it == id) {
+    first_child_.erase(it);
+    if (entry.next_sibling != kNoObject) first_child_.insert(entry.next_sibling);
+  } else {
+    ObjectId previous = *it;
+    while (at(previous).next_sibling != id) previous = at(previous).next_sibling;
+    at(previous).next_sibling = entry.next_sibling;
+  }
+  entry.next_sibling = kNoObject;
+}
+
+void Catalog::Unindex(ObjectId id) {
+  Entry& entry = at(id);
+  if (entry.state == EntryState::kVisible) {
+    UnlinkFromParent(id);
+    --visible_count_;
+  }
+  if (entry.state != EntryState::kDead) by_key_.erase(by_key_.find(entry.key));
+  entry.state = EntryState::kDead;
+}
+
+void Catalog::Free(ObjectId id) {
+  Entry& entry = at(id);
+  if (entry.state != EntryState::kDead) Unindex(id);
+  entry = Entry{};
+  free_slots_.push_back(id);
+}
+
+std::optional<Catalog::Tail> Catalog::BestTail(const ObjectKey& parent, uint32_t fingerprint,
+                                               uint16_t tenant,
+                                               absl::Span<const ObjectKey> grains) const {
+  auto it = first_child_.find(parent.Head64());
+  if (it == first_child_.end()) return std::nullopt;
+  std::optional<Tail> best;
+  for (ObjectId id = *it; id != kNoObject; id = at(id).next_sibling) {
+    const Entry& entry = at(id);
+    if (entry.fingerprint != fingerprint || entry.tenant != tenant) continue;
+    const uint32_t shared = SharedGrains(entry, grains);
+    if (shared > 0 && (!best || shared > best->matched_grains)) best = Tail{id, shared};
+  }
+  return best;
+}
+
+uint32_t Catalog::InternFingerprint(const Fingerprint& fingerprint) {
+  if (auto found = FindFingerprint(fingerprint)) return *found;
+  fingerprints_.push_back(fingerprint);
+  return fingerprints_.size() - 1;
+}
+
+std::optional<uint32_t> Catalog::FindFingerprint(const Fingerprint& fingerprint) const {
+  // A node serves a handful of models: a scan beats a map.
+  for (uint32_t i = 0; i < fingerprints_.size(); ++i) {
+    if (fingerprints_[i] == fingerprint) return i;
+  }
+  return std::nullopt;
+}
+
+}  // namespace terrace

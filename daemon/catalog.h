@@ -1,0 +1,142 @@
+// What exists, and where: the daemon's index of objects. It decides nothing and moves nothing.
+// Loop thread.
+//
+// Memory matters here (256 bytes an object for everything): entries live in a slab and are named
+// by 32-bit slots; the two hash sets store slots only and read the key through the slab.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/types/span.h"
+#include "config/object_key.h"
+#include "config/object_layout.h"
+#include "tiers/memory_tier.h"
+#include "tiers/nvme/nvme_tier.h"
+
+namespace terrace {
+
+using ObjectId = uint32_t;
+inline constexpr ObjectId kNoObject = 0xffffffffu;
+
+enum class EntryState : uint8_t {
+  kFree,      // slot unused
+  kReserved,  // being written by a client: not visible, but its key is taken
+  kVisible,   // published
+  kDead,      // removed while leased: not in the index, freed with its last lease
+};
+
+// The copy in the tenant's arena. Exists from Reserve, or from the start of a promotion.
+struct HostCopy {
+  Extent extent;
+  ObjectKey parent;
+  uint32_t layout = 0;   // of the session that stored or first loaded it
+  std::unique_ptr<uint32_t[]> part_crcs;
+  uint32_t part_count = 0;
+  bool ready = false;    // every part is there and checked
+  bool writing = false;  // the NVMe tier is reading it: must not move
+};
+
+struct Entry {
+  ObjectKey key;
+  uint64_t parent_head = 0;             // ObjectKey::Head64 of the parent; 0 = none
+  std::unique_ptr<HostCopy> host;
+  std::unique_ptr<uint32_t[]> grain_filters;  // grain_count - 1 entries
+  uint32_t payload_units = 0;           // of 64 bytes
+  uint32_t fingerprint = 0;             // Catalog::fingerprint()
+  uint32_t cost_us = 0;
+  RecordId record = kNoRecord;
+  ObjectId next_sibling = kNoObject;    // children of the same parent
+  uint32_t lease_count = 0;
+  uint16_t token_count = 0;
+  uint16_t grain_count = 0;
+  uint16_t tenant = 0;                  // index into the tenant table
+  ObjectKind kind = ObjectKind::kKv;
+  EntryState state = EntryState::kFree;
+  bool pinned = false;
+  bool queued = false;                  // waits for write-behind
+
+  uint64_t payload_bytes() const { return uint64_t{payload_units} * kPartAlignment; }
+  bool visible() const { return state == EntryState::kVisible; }
+};
+
+class Catalog {
+ public:
+  Catalog();
+
+  // kNoObject when absent. Reserved entries are found too: check visible().
+  ObjectId Find(const ObjectKey& key) const;
+  // A new entry for `key`, in state kReserved, indexed. Requires that the key is absent.
+  ObjectId Insert(const ObjectKey& key);
+  // Makes the entry findable by its parent and grains. Called when it becomes visible.
+  void LinkToParent(ObjectId id);
+  // Removes the entry from every index; the slot stays until Free.
+  void Unindex(ObjectId id);
+  void Free(ObjectId id);
+
+  Entry& at(ObjectId id) { return blocks_[id / kBlock][id % kBlock]; }
+  const Entry& at(ObjectId id) const { return blocks_[id / kBlock][id % kBlock]; }
+
+  // The visible child of `parent` with this fingerprint and tenant that shares the most leading
+  // grains with `grains` (by 32-bit filters), or nullopt when none shares one.
+  struct Tail {
+    ObjectId id;
+    uint32_t matched_grains;
+  };
+  std::optional<Tail> BestTail(const ObjectKey& parent, uint32_t fingerprint, uint16_t tenant,
+                               absl::Span<const ObjectKey> grains) const;
+
+  uint32_t InternFingerprint(const Fingerprint& fingerprint);
+  // The interned id, or nullopt when no object and no layout has it.
+  std::optional<uint32_t> FindFingerprint(const Fingerprint& fingerprint) const;
+  const Fingerprint& fingerprint(uint32_t id) const { return fingerprints_[id]; }
+
+  uint64_t visible_count() const { return visible_count_; }
+  ObjectId slot_count() const { return slot_count_; }
+
+ private:
+  static constexpr uint32_t kBlock = 4096;
+
+  struct KeyHash {
+    using is_transparent = void;
+    const Catalog* catalog;
+    size_t operator()(ObjectId id) const { return catalog->at(id).key.Head64(); }
+    size_t operator()(const ObjectKey& key) const { return key.Head64(); }
+  };
+  struct KeyEqual {
+    using is_transparent = void;
+    const Catalog* catalog;
+    bool operator()(ObjectId a, ObjectId b) const { return a == b; }
+    bool operator()(ObjectId a, const ObjectKey& b) const { return catalog->at(a).key == b; }
+    bool operator()(const ObjectKey& a, ObjectId b) const { return catalog->at(b).key == a; }
+  };
+  // First child of each parent, found by the parent's head.
+  struct ParentHash {
+    using is_transparent = void;
+    const Catalog* catalog;
+    size_t operator()(ObjectId id) const { return catalog->at(id).parent_head; }
+    size_t operator()(uint64_t head) const { return head; }
+  };
+  struct ParentEqual {
+    using is_transparent = void;
+    const Catalog* catalog;
+    bool operator()(ObjectId a, ObjectId b) const { return a == b; }
+    bool operator()(ObjectId a, uint64_t head) const { return catalog->at(a).parent_head == head; }
+    bool operator()(uint64_t head, ObjectId b) const { return catalog->at(b).parent_head == head; }
+  };
+
+  void UnlinkFromParent(ObjectId id);
+
+  std::vector<std::unique_ptr<Entry[]>> blocks_;
+  std::vector<ObjectId> free_slots_;
+  ObjectId slot_count_ = 0;
+  uint64_t visible_count_ = 0;
+  absl::flat_hash_set<ObjectId, KeyHash, KeyEqual> by_key_;
+  absl::flat_hash_set<ObjectId, ParentHash, ParentEqual> first_child_;
+  std::vector<Fingerprint> fingerprints_;
+};
+
+}  // namespace terrace

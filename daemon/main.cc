@@ -1,0 +1,196 @@
+// terraced: constructs everything in order, serves until SIGTERM or SIGINT, drains, exits.
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "daemon/cache_service.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+#include "transport/loop.h"
+#include "transport/server.h"
+
+namespace terrace {
+namespace {
+
+constexpr uint64_t kTickMs = 20;
+constexpr std::chrono::seconds kDrainTimeout{30};
+
+absl::StatusOr<Options> ReadOptions(const std::string& config_path) {
+  Options options = DefaultOptions();
+  if (!config_path.empty()) {
+    absl::StatusOr<Options> loaded = LoadOptions(config_path);
+    if (!loaded.ok()) return loaded.status();
+    options = *std::move(loaded);
+  }
+  return ResolveOptions(std::move(options));
+}
+
+absl::Status PrepareStateDir(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error || access(directory.c_str(), W_OK | X_OK) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("server.state_dir = \"", directory, "\" cannot be written: ",
+                     error ? error.message() : std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+NvmeOptions NvmeOptionsFrom(const Options& options) {
+  NvmeOptions nvme;
+  nvme.directory = options.nvme.directory;
+  nvme.capacity_bytes = options.nvme.capacity.bytes;
+  nvme.segment_bytes = options.nvme.segment_size.bytes;
+  nvme.queue_depth = options.nvme.queue_depth;
+  nvme.piece_bytes = options.nvme.piece_size.bytes;
+  nvme.max_pending_write_bytes = options.nvme.max_pending_writes.bytes;
+  return nvme;
+}
+
+// sd_notify(3) without the library: one datagram to the socket that systemd names.
+void NotifySystemd(const Options& options, const char* state) {
+  const char* path = std::getenv("NOTIFY_SOCKET");
+  if (path == nullptr || options.server.systemd_notify == "off") return;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const size_t length = std::strlen(path);
+  if (length == 0 || length >= sizeof address.sun_path) return;
+  std::memcpy(address.sun_path, path, length);
+  if (path[0] == '@') address.sun_path[0] = '\0';
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  if (sendto(fd, state, std::strlen(state), MSG_NOSIGNAL,
+             reinterpret_cast<sockaddr*>(&address),
+             offsetof(sockaddr_un, sun_path) + length) < 0) {
+    spdlog::warn("systemd notification to {} failed: {}", path, std::strerror(errno));
+  }
+  close(fd);
+}
+
+// Waits for SIGTERM or SIGINT on a thread of its own: the signals are blocked everywhere else.
+class SignalWaiter {
+ public:
+  explicit SignalWaiter(std::function<void(int)> on_signal)
+      : thread_([on_signal = std::move(on_signal)] {
+          sigset_t set = Signals();
+          int signal = 0;
+          sigwait(&set, &signal);
+          on_signal(signal);
+        }) {}
+  ~SignalWaiter() {
+    pthread_kill(thread_.native_handle(), SIGTERM);  // no-op when the thread has already returned
+    thread_.join();
+  }
+  static sigset_t Signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    return set;
+  }
+
+ private:
+  std::thread thread_;
+};
+
+// Serves until a signal, then until everything committed is durable or the drain times out.
+void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server) {
+  std::optional<std::chrono::steady_clock::time_point> drain_deadline;
+  loop.Every(kTickMs, [&] {
+    service.Tick();
+    if (!drain_deadline) return;
+    const bool late = std::chrono::steady_clock::now() > *drain_deadline;
+    if (service.pending_objects() == 0 || late) {
+      if (late) spdlog::warn("drain timed out: {} objects not durable", service.pending_objects());
+      loop.Stop();
+    }
+  });
+  SignalWaiter signals([&](int signal) {
+    loop.Post([&, signal] {
+      if (drain_deadline) return;
+      spdlog::info("{}: draining, {} objects to write", strsignal(signal),
+                   service.pending_objects());
+      drain_deadline = std::chrono::steady_clock::now() + kDrainTimeout;
+      server.reset();
+    });
+  });
+  loop.Run();
+}
+
+absl::Status Run(const std::string& config_path) {
+  absl::StatusOr<Options> options = ReadOptions(config_path);
+  if (!options.ok()) return options.status();
+  spdlog::set_level(spdlog::level::from_str(options->server.log_level));
+  absl::Status state_dir = PrepareStateDir(options->server.state_dir);
+  if (!state_dir.ok()) return state_dir;
+
+  Loop loop;
+  std::unique_ptr<NvmeTier> nvme;
+  if (options->nvme.enabled) {
+    auto opened = NvmeTier::Open(NvmeOptionsFrom(*options), loop.poster());
+    if (!opened.ok()) return opened.status();
+    nvme = *std::move(opened);
+    const NvmeStats stats = nvme->Stats();
+    spdlog::info("nvme tier {}: {} records, {} of {} bytes, {}", options->nvme.directory,
+                 stats.records, stats.used_bytes, stats.capacity_bytes, stats.engine);
+  }
+  absl::StatusOr<std::vector<Tenant>> tenants = BuildTenants(*options, loop.poster());
+  if (!tenants.ok()) return tenants.status();
+  CacheService service(*options, *tenants, nvme.get());
+  service.Recover();
+
+  ServerOptions server_options;
+  server_options.socket_path = options->server.socket_path;
+  server_options.max_message_bytes = options->limits.max_message_bytes.bytes;
+  server_options.max_connections = options->limits.max_sessions;
+  server_options.max_keys_per_call = options->limits.max_keys_per_call;
+  auto server = Server::Listen(loop, server_options, service);
+  if (!server.ok()) return server.status();
+  spdlog::info("terraced {} serving {} objects on {}", kVersion, service.object_count(),
+               options->server.socket_path);
+  NotifySystemd(*options, "READY=1");
+  Serve(loop, service, *std::move(server));
+  NotifySystemd(*options, "STOPPING=1");
+  nvme.reset();  // finishes queued writes while the service can still hear of them
+  spdlog::info("stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace terrace
+
+int main(int argc, char** argv) {
+  CLI::App app{"terraced: keeps KV cache and expert weights on the cheapest memory that is fast "
+               "enough.\nWithout --config it serves the invoking user from default paths; "
+               "`terrace config show --effective` prints what that means here.",
+               "terraced"};
+  std::string config_path;
+  app.add_option("--config", config_path, "TOML configuration file (docs/configuration.md)");
+  app.set_version_flag("--version", terrace::kVersion);
+  CLI11_PARSE(app, argc, argv);
+
+  // Before any thread exists, so that every thread inherits it.
+  sigset_t signals = terrace::SignalWaiter::Signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("terraced"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  spdlog::flush_on(spdlog::level::info);
+
+  absl::Status status = terrace::Run(config_path);
+  if (status.ok()) return 0;
+  spdlog::critical("{}", std::string(status.message()));
+  return 1;
+}

@@ -1,0 +1,423 @@
+#include "daemon/mover.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/buffer.h"
+#include "kernels/checksum.h"
+#include "spdlog/spdlog.h"
+
+namespace terrace {
+
+namespace {
+
+constexpr uint8_t kRecordPinned = 1;
+constexpr uint32_t kGrowRetryMs = 5;
+constexpr uint32_t kWriteRetryMs = 10;
+// Assumed until the first reads have been measured: a modest SATA-class device.
+constexpr double kDefaultReadBytesPerS = 500e6;
+
+RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const ObjectLayout& layout,
+                          uint32_t tenant_stored_id) {
+  const HostCopy& host = *entry.host;
+  RecordMeta meta;
+  meta.key = entry.key;
+  meta.parent = host.parent;
+  meta.fingerprint = catalog.fingerprint(entry.fingerprint);
+  meta.kind = entry.kind;
+  meta.flags = entry.pinned ? kRecordPinned : 0;
+  meta.tenant_id = tenant_stored_id;
+  meta.token_count = entry.token_count;
+  meta.grain_count = entry.grain_count;
+  meta.cost_us = entry.cost_us;
+  meta.payload_bytes = entry.payload_bytes();
+  if (entry.grain_filters != nullptr) {
+    meta.grain_filters.assign(entry.grain_filters.get(),
+                              entry.grain_filters.get() + entry.grain_count - 1);
+  }
+  for (const PartSpan& part : layout.Parts(entry.token_count, entry.grain_count)) {
+    meta.part_ends.push_back(part.offset + part.bytes);
+  }
+  meta.part_crcs.assign(host.part_crcs.get(), host.part_crcs.get() + host.part_count);
+  return meta;
+}
+
+}  // namespace
+
+Mover::Mover(Catalog& catalog, std::vector<Tenant>& tenants,
+             const std::vector<ObjectLayout>& layouts, NvmeTier* nvme, Metrics& metrics,
+             uint64_t max_writing_bytes, std::function<void(const Waiter&, uint32_t)> publish)
+    : catalog_(catalog),
+      tenants_(tenants),
+      layouts_(layouts),
+      nvme_(nvme),
+      metrics_(metrics),
+      publish_(std::move(publish)),
+      max_writing_bytes_(max_writing_bytes) {
+  if (nvme_ != nullptr) {
+    nvme_->OnDropped(
+        [this](RecordId record, const ObjectKey& key) { RecordDropped(record, key); });
+  }
+}
+
+void Mover::Recover() {
+  if (nvme_ == nullptr) return;
+  std::vector<RecordId> duplicates;
+  nvme_->ForEachRecord([&](RecordId record, const RecordMeta& meta) {
+    auto tenant = std::find_if(tenants_.begin(), tenants_.end(), [&](const Tenant& candidate) {
+      return candidate.stored_id == meta.tenant_id;
+    });
+    // A tenant that the config no longer names keeps its records until their segment is reclaimed.
+    if (tenant == tenants_.end()) return;
+    if (catalog_.Find(meta.key) != kNoObject) {
+      duplicates.push_back(record);
+      return;
+    }
+    const ObjectId id = catalog_.Insert(meta.key);
+    Entry& entry = catalog_.at(id);
+    entry.parent_head = meta.parent.Head64();
+    entry.payload_units = meta.payload_bytes / kPartAlignment;
+    entry.fingerprint = catalog_.InternFingerprint(meta.fingerprint);
+    entry.cost_us = meta.cost_us;
+    entry.record = record;
+    entry.token_count = meta.token_count;
+    entry.grain_count = meta.grain_count;
+    entry.tenant = tenant - tenants_.begin();
+    entry.kind = meta.kind;
+    entry.pinned = (meta.flags & kRecordPinned) != 0;
+    if (meta.grain_count > 1) {
+      const uint32_t filters = meta.grain_count - 1;
+      entry.grain_filters = std::make_unique<uint32_t[]>(filters);
+      const uint32_t known = std::min<uint32_t>(filters, meta.grain_filters.size());
+      std::copy_n(meta.grain_filters.begin(), known, entry.grain_filters.get());
+    }
+    catalog_.LinkToParent(id);
+  });
+  for (RecordId record : duplicates) nvme_->Erase(record);
+}
+
+bool Mover::Evictable(ObjectId id) const {
+  const Entry& entry = catalog_.at(id);
+  return entry.lease_count == 0 && !entry.pinned && entry.host != nullptr && entry.host->ready &&
+         !entry.host->writing;
+}
+
+absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
+                                       uint32_t& retry_after_ms) {
+  Tenant& tenant = tenants_[tenant_index];
+  retry_after_ms = 0;
+  while (true) {
+    absl::StatusOr<Extent> extent = tenant.host->Allocate(bytes);
+    if (extent.ok() || !absl::IsResourceExhausted(extent.status())) return extent;
+    // Memory that nobody uses yet is cheaper than a cached object.
+    if (tenant.host->growing()) {
+      retry_after_ms = kGrowRetryMs;
+      return absl::ResourceExhaustedError("host tier is growing");
+    }
+    auto victim = tenant.host_policy->Evict([this](PolicyId id) { return Evictable(id); });
+    if (!victim) {
+      retry_after_ms = writing_objects_ > 0 || !loading_.empty() ? kWriteRetryMs : 0;
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "host tier of tenant '", tenant.name, "' is full: nothing that may be evicted gives ",
+          bytes, " contiguous bytes (", tenant.host->used_bytes(), " of ",
+          tenant.host->capacity_bytes(), " used by leased, pinned or unwritten objects)"));
+    }
+    EvictHostCopy(*victim);
+  }
+}
+
+void Mover::EvictHostCopy(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  ++metrics_.evicted_host;
+  if (entry.record == kNoRecord) ++metrics_.evicted_unwritten;
+  DropHostCopy(id);
+  ReleaseIfGone(id);
+}
+
+void Mover::DropHostCopy(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  if (entry.host == nullptr) return;
+  Unqueue(entry);
+  Tenant& tenant = tenants_[entry.tenant];
+  if (entry.host->ready) --tenant.host_objects;
+  tenant.host_policy->Forget(id);
+  tenant.host->Free(entry.host->extent);
+  entry.host.reset();
+}
+
+void Mover::Published(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  entry.host->ready = true;
+  Tenant& tenant = tenants_[entry.tenant];
+  ++tenant.host_objects;
+  tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+  if (nvme_ == nullptr) return;
+  Enqueue(id);
+  FeedWrites();
+}
+
+void Mover::Enqueue(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  entry.queued = true;
+  ++queued_objects_;
+  queued_bytes_ += entry.payload_bytes();
+  queue_.push_back(id);
+}
+
+void Mover::Unqueue(Entry& entry) {
+  if (!entry.queued) return;
+  entry.queued = false;
+  --queued_objects_;
+  queued_bytes_ -= entry.payload_bytes();
+}
+
+void Mover::FeedWrites() {
+  while (!queue_.empty()) {
+    const ObjectId id = queue_.front();
+    const Entry& entry = catalog_.at(id);
+    if (!entry.queued) {  // evicted or removed while it waited
+      queue_.pop_front();
+      continue;
+    }
+    if (writing_objects_ > 0 && writing_bytes_ + entry.payload_bytes() > max_writing_bytes_) return;
+    queue_.pop_front();
+    StartWrite(id);
+  }
+}
+
+void Mover::StartWrite(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  Unqueue(entry);
+  entry.host->writing = true;
+  ++writing_objects_;
+  writing_bytes_ += entry.payload_bytes();
+  WriteRequest request;
+  request.meta = DescribeRecord(catalog_, entry, layouts_[entry.host->layout],
+                                tenants_[entry.tenant].stored_id);
+  request.payload = tenants_[entry.tenant].host->At(entry.host->extent);
+  request.done = [this, id, key = entry.key](absl::StatusOr<RecordId> record) {
+    FinishWrite(id, key, std::move(record));
+  };
+  nvme_->Write(std::move(request));
+}
+
+void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record) {
+  Entry& entry = catalog_.at(id);  // kept while host->writing
+  entry.host->writing = false;
+  --writing_objects_;
+  writing_bytes_ -= entry.payload_bytes();
+  if (record.ok()) {
+    ++metrics_.durable_objects;
+    metrics_.durable_bytes += entry.payload_bytes();
+    if (entry.visible()) {
+      entry.record = *record;
+    } else {
+      nvme_->Erase(*record);  // removed while it was written
+    }
+  } else {
+    if (metrics_.writes_failed++ == 0) {
+      spdlog::warn("write-behind of {} failed, the object stays in the host tier only: {}",
+                   key.ToHex(), record.status().ToString());
+    }
+  }
+  ReleaseIfGone(id);
+  FeedWrites();
+}
+
+absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch) {
+  Entry& entry = catalog_.at(id);
+  uint32_t retry_after_ms = 0;
+  absl::StatusOr<Extent> extent = MakeRoom(entry.tenant, entry.payload_bytes(), retry_after_ms);
+  if (!extent.ok()) return extent.status();
+  entry.host = std::make_unique<HostCopy>();
+  entry.host->extent = *extent;
+  entry.host->layout = layout;
+  loading_[id];
+  loading_bytes_ += entry.payload_bytes();
+
+  ReadRequest request;
+  request.record = entry.record;
+  request.key = entry.key;
+  request.fingerprint = catalog_.fingerprint(entry.fingerprint);
+  request.destination = tenants_[entry.tenant].host->At(*extent);
+  request.priority = priority;
+  request.batch = batch;
+  request.on_progress = [this, id](uint32_t parts_ready) {
+    Loading& loading = loading_[id];
+    loading.parts_ready = parts_ready;
+    for (const Waiter& waiter : loading.waiters) {
+      publish_(waiter, MakeReadyWord(ReadyState::kLoading, parts_ready));
+    }
+  };
+  request.done = [this, id](absl::StatusOr<RecordMeta> meta) { FinishRead(id, std::move(meta)); };
+  nvme_->Read(std::move(request));
+  return absl::OkStatus();
+}
+
+void Mover::Join(ObjectId id, const Waiter& waiter) {
+  Loading& loading = loading_[id];
+  loading.waiters.push_back(waiter);
+  if (loading.parts_ready > 0) {
+    publish_(waiter, MakeReadyWord(ReadyState::kLoading, loading.parts_ready));
+  }
+}
+
+void Mover::Leave(ObjectId id, const Waiter& waiter) {
+  auto it = loading_.find(id);
+  if (it != loading_.end()) std::erase(it->second.waiters, waiter);
+}
+
+void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
+  Entry& entry = catalog_.at(id);  // kept while loading
+  const Loading loading = std::move(loading_[id]);
+  loading_.erase(id);
+  loading_bytes_ -= entry.payload_bytes();
+  uint32_t word;
+  if (meta.ok()) {
+    HostCopy& host = *entry.host;
+    host.parent = meta->parent;
+    host.part_count = meta->part_crcs.size();
+    host.part_crcs = std::make_unique<uint32_t[]>(host.part_count);
+    std::copy(meta->part_crcs.begin(), meta->part_crcs.end(), host.part_crcs.get());
+    host.ready = true;
+    metrics_.promoted_bytes += entry.payload_bytes();
+    Tenant& tenant = tenants_[entry.tenant];
+    ++tenant.host_objects;
+    if (entry.state != EntryState::kDead) {
+      tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+    }
+    word = MakeReadyWord(ReadyState::kReady, host.part_count);
+  } else {
+    ++metrics_.promotion_failures;
+    spdlog::warn("promotion of {} failed after {} parts: {}", entry.key.ToHex(),
+                 loading.parts_ready, meta.status().ToString());
+    if (absl::IsDataLoss(meta.status())) {
+      ++metrics_.corrupt_objects;
+      entry.record = kNoRecord;  // the tier has erased it
+      catalog_.Unindex(id);
+    }
+    if (entry.lease_count == 0) DropHostCopy(id);
+    word = MakeReadyWord(ReadyState::kFailed, loading.parts_ready);
+  }
+  for (const Waiter& waiter : loading.waiters) publish_(waiter, word);
+  ReleaseIfGone(id);
+}
+
+void Mover::Unlease(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  if (--entry.lease_count > 0) return;
+  const bool failed_load = entry.host != nullptr && !entry.host->ready && !loading(id);
+  if (failed_load) DropHostCopy(id);
+  ReleaseIfGone(id);
+}
+
+void Mover::Remove(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  if (entry.record != kNoRecord) nvme_->Erase(entry.record);
+  entry.record = kNoRecord;
+  Unqueue(entry);
+  catalog_.Unindex(id);
+  ReleaseIfGone(id);
+}
+
+void Mover::RecordDropped(RecordId record, const ObjectKey& key) {
+  const ObjectId id = catalog_.Find(key);
+  if (id == kNoObject || catalog_.at(id).record != record) return;
+  ++metrics_.dropped_nvme;
+  catalog_.at(id).record = kNoRecord;
+  ReleaseIfGone(id);
+}
+
+void Mover::ReleaseIfGone(ObjectId id) {
+  Entry& entry = catalog_.at(id);
+  const bool held = entry.lease_count > 0 || loading(id) ||
+                    (entry.host != nullptr && entry.host->writing) ||
+                    entry.state == EntryState::kReserved;
+  if (held) return;
+  const bool nowhere = entry.host == nullptr && entry.record == kNoRecord;
+  if (entry.state != EntryState::kDead && !nowhere) return;
+  DropHostCopy(id);
+  catalog_.Free(id);
+}
+
+uint32_t Mover::EtaUs(uint64_t bytes) const {
+  const double speed = read_bytes_per_s_ > 0 ? read_bytes_per_s_ : kDefaultReadBytesPerS;
+  return static_cast<uint32_t>(
+      std::min(4e9, static_cast<double>(bytes + loading_bytes_) * 1e6 / speed));
+}
+
+void Mover::Tick() {
+  if (nvme_ == nullptr) return;
+  read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
+  FeedWrites();
+}
+
+bool Mover::HostCopyChecks(const Entry& entry) const {
+  const HostCopy& host = *entry.host;
+  const uint8_t* payload = tenants_[entry.tenant].host->At(host.extent);
+  const auto parts = layouts_[host.layout].Parts(entry.token_count, entry.grain_count);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (kernels::Crc32c(payload + parts[i].offset, parts[i].bytes) != host.part_crcs[i]) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Mover::Verify(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done) {
+  Entry& entry = catalog_.at(id);
+  VerifyOutcome outcome;
+  if (entry.host != nullptr && entry.host->ready) {
+    outcome.bytes += entry.payload_bytes();
+    if (!HostCopyChecks(entry)) {
+      // What is in the tenant's memory is not what was committed, and the record may have been
+      // written from it: neither is trusted.
+      outcome.corrupt = true;
+      ++metrics_.corrupt_objects;
+      Remove(id);
+    }
+  }
+  if (outcome.corrupt || entry.record == kNoRecord) {
+    done(outcome);
+    return;
+  }
+  // The record is read into scratch memory, so that verification evicts nothing.
+  auto scratch = std::make_shared<kernels::AlignedBuffer>(
+      AlignUp(entry.payload_bytes(), kExtentAlignment));
+  ReadRequest request;
+  request.record = entry.record;
+  request.key = entry.key;
+  request.fingerprint = catalog_.fingerprint(entry.fingerprint);
+  request.destination = scratch->data();
+  request.priority = IoPriority::kBackground;
+  request.done = [this, key = entry.key, outcome, scratch, bytes = entry.payload_bytes(),
+                  done = std::move(done)](absl::StatusOr<RecordMeta> meta) mutable {
+    outcome.bytes += bytes;
+    if (absl::IsDataLoss(meta.status())) {
+      outcome.corrupt = true;
+      ++metrics_.corrupt_objects;
+      RecordLost(key);
+    }
+    done(outcome);
+  };
+  nvme_->Read(std::move(request));
+}
+
+void Mover::RecordLost(const ObjectKey& key) {
+  const ObjectId id = catalog_.Find(key);
+  if (id == kNoObject) return;
+  Entry& entry = catalog_.at(id);
+  entry.record = kNoRecord;
+  if (entry.host != nullptr && entry.host->ready && !entry.queued) {
+    Enqueue(id);  // the host copy is good: write it again
+    FeedWrites();
+    return;
+  }
+  ReleaseIfGone(id);
+}
+
+void Mover::SetPinned(ObjectId id, bool pinned) { catalog_.at(id).pinned = pinned; }
+
+}  // namespace terrace

@@ -1,0 +1,120 @@
+// Moves objects between tiers: the only file that sees catalog, tiers and (later) codec and device
+// together. Makes room in the host tier, writes committed objects behind to NVMe, brings them back
+// for a lease. Loop thread; nothing here blocks.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "daemon/catalog.h"
+#include "daemon/metrics.h"
+#include "daemon/tenant.h"
+#include "tiers/nvme/nvme_tier.h"
+#include "transport/service.h"
+
+namespace terrace {
+
+// Somebody who waits for a promotion: a slot on a session's ready board.
+struct Waiter {
+  SessionId session;
+  uint32_t slot;
+  bool operator==(const Waiter&) const = default;
+};
+
+// Why there is no room, and whether waiting helps.
+struct NoRoom {
+  absl::Status status;
+  uint32_t retry_after_ms = 0;
+};
+
+class Mover {
+ public:
+  // `layouts` outlives the mover and only grows. `nvme` may be null: host tier only.
+  // `publish` stores a ready word on a board; it ignores sessions that are gone.
+  Mover(Catalog& catalog, std::vector<Tenant>& tenants, const std::vector<ObjectLayout>& layouts,
+        NvmeTier* nvme, Metrics& metrics, uint64_t max_writing_bytes,
+        std::function<void(const Waiter&, uint32_t word)> publish);
+
+  // Fills the catalog from the NVMe tier's records. Once, before serving.
+  void Recover();
+
+  // Space for `bytes` in the tenant's arena, evicting what the policy gives up. Never evicts what
+  // is leased, pinned, or being read by the NVMe tier.
+  absl::StatusOr<Extent> MakeRoom(uint16_t tenant, uint64_t bytes, uint32_t& retry_after_ms);
+
+  // The entry was published: track it for eviction and queue it for NVMe.
+  void Published(ObjectId id);
+  // The entry has no host copy: bring it up. Several waiters join one read; `word` is what each
+  // board slot shows from now on. ResourceExhausted when there is no room.
+  // `layout` is the caller's, checked against the entry.
+  absl::Status Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch);
+  bool loading(ObjectId id) const { return loading_.contains(id); }
+  void Join(ObjectId id, const Waiter& waiter);
+  void Leave(ObjectId id, const Waiter& waiter);
+
+  // One lease fewer. Frees what was only kept for the lease.
+  void Unlease(ObjectId id);
+  // Gone from every tier, as soon as nobody uses it.
+  void Remove(ObjectId id);
+  void SetPinned(ObjectId id, bool pinned);
+
+  // Reads every copy of the object back and checks it; a copy that does not check is dropped. The
+  // host copy is checked before this returns; `done` runs when the record has been read too.
+  struct VerifyOutcome {
+    uint64_t bytes = 0;
+    bool corrupt = false;
+  };
+  void Verify(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done);
+
+  uint64_t pending_objects() const { return queued_objects_ + writing_objects_; }
+  uint64_t pending_bytes() const { return queued_bytes_ + writing_bytes_; }
+  // Time to bring `bytes` up from NVMe behind everything already asked for.
+  uint32_t EtaUs(uint64_t bytes) const;
+  // Refreshes measured bandwidth and retries writes that found the tier's queue full.
+  void Tick();
+
+ private:
+  struct Loading {
+    std::vector<Waiter> waiters;
+    uint32_t parts_ready = 0;
+  };
+
+  bool Evictable(ObjectId id) const;
+  void EvictHostCopy(ObjectId id);
+  void DropHostCopy(ObjectId id);
+  void Enqueue(ObjectId id);
+  void Unqueue(Entry& entry);
+  bool HostCopyChecks(const Entry& entry) const;
+  void FeedWrites();
+  void StartWrite(ObjectId id);
+  void FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record);
+  void FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta);
+  void RecordDropped(RecordId record, const ObjectKey& key);
+  void RecordLost(const ObjectKey& key);
+  // Frees the entry when it is in no tier and nobody holds it.
+  void ReleaseIfGone(ObjectId id);
+
+  Catalog& catalog_;
+  std::vector<Tenant>& tenants_;
+  const std::vector<ObjectLayout>& layouts_;
+  NvmeTier* nvme_;
+  Metrics& metrics_;
+  std::function<void(const Waiter&, uint32_t)> publish_;
+
+  std::deque<ObjectId> queue_;      // committed, to be written behind, in commit order
+  uint64_t queued_objects_ = 0;     // entries still marked queued; the deque may hold stale ids
+  uint64_t queued_bytes_ = 0;
+  uint64_t writing_objects_ = 0;
+  uint64_t writing_bytes_ = 0;
+  const uint64_t max_writing_bytes_;
+  absl::flat_hash_map<ObjectId, Loading> loading_;
+  uint64_t loading_bytes_ = 0;
+  double read_bytes_per_s_ = 0;
+};
+
+}  // namespace terrace

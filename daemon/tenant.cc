@@ -1,0 +1,89 @@
+#include "daemon/tenant.h"
+
+#include <fcntl.h>
+#include <sodium.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "config/object_layout.h"
+
+namespace terrace {
+
+namespace {
+
+// The secret every derived tenant salt comes from. Losing it loses the stored objects (their keys
+// can no longer be computed), so it is written durably before it is first used.
+absl::StatusOr<Salt> LoadOrCreateSecret(const std::string& state_dir) {
+  const std::string path = state_dir + "/secret";
+  Salt secret{};
+  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd >= 0) {
+    absl::Cleanup close_fd = [fd] { close(fd); };
+    if (read(fd, secret.data(), secret.size()) != static_cast<ssize_t>(secret.size())) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " is not a 32-byte secret; restore it, or remove it together with the "
+                             "NVMe tier's directory to start empty"));
+    }
+    return secret;
+  }
+  if (errno != ENOENT) return absl::ErrnoToStatus(errno, absl::StrCat("open ", path));
+  randombytes_buf(secret.data(), secret.size());
+  const std::string temporary = path + ".new";
+  fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("create ", temporary));
+  absl::Cleanup close_fd = [fd] { close(fd); };
+  if (write(fd, secret.data(), secret.size()) != static_cast<ssize_t>(secret.size()) ||
+      fsync(fd) != 0 || rename(temporary.c_str(), path.c_str()) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("write ", path));
+  }
+  return secret;
+}
+
+uint32_t StoredId(const std::string& name) {
+  uint8_t digest[crypto_generichash_BYTES_MIN];
+  crypto_generichash(digest, sizeof digest, reinterpret_cast<const uint8_t*>(name.data()),
+                     name.size(), nullptr, 0);
+  uint32_t id;
+  std::memcpy(&id, digest, sizeof id);
+  return id;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post) {
+  if (sodium_init() < 0) return absl::InternalError("libsodium did not initialise");
+  absl::StatusOr<Salt> secret = LoadOrCreateSecret(options.server.state_dir);
+  if (!secret.ok()) return secret.status();
+  std::vector<Tenant> tenants;
+  for (const TenantOptions& configured : options.tenants) {
+    Tenant tenant;
+    tenant.name = configured.name;
+    tenant.uids = configured.uids;
+    tenant.salt = configured.salt ? *configured.salt
+                                  : DeriveSalt(*secret, "tenant:" + configured.name);
+    tenant.stored_id = StoredId(configured.name);
+    for (const Tenant& other : tenants) {
+      if (other.stored_id == tenant.stored_id) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "tenants '", other.name, "' and '", tenant.name, "' share a stored id: rename one"));
+      }
+    }
+    MemoryTierOptions host;
+    host.name = "terrace-host-" + configured.name;
+    host.capacity_bytes = configured.host_capacity->bytes / kExtentAlignment * kExtentAlignment;
+    host.growth_step_bytes = options.host.growth_step.bytes;
+    auto arena = MemoryTier::Create(std::move(host), post);
+    if (!arena.ok()) return arena.status();
+    tenant.host = *std::move(arena);
+    tenant.host_policy = NewLruPolicy();
+    tenants.push_back(std::move(tenant));
+  }
+  return tenants;
+}
+
+}  // namespace terrace

@@ -70,9 +70,9 @@ struct TenantOptions {
   std::string name;
   std::vector<uint32_t> uids;  // peers with these uids are this tenant
   // Absent: the daemon derives one from the secret in state_dir.
-  std::optional<Salt> salt;
+  std::optional<Salt> salt = {};
   // Part of host.capacity. Absent until resolved: an equal share of what the others leave.
-  std::optional<Size> host_capacity;
+  std::optional<Size> host_capacity = {};
 
   friend bool operator==(const TenantOptions&, const TenantOptions&) = default;
 };
@@ -107,6 +107,10 @@ absl::StatusOr<Options> ResolveOptions(Options options);
 // by a comment.
 enum class Secrets { kHide, kShow };
 std::string ToToml(const Options& options, Secrets secrets = Secrets::kHide);
+
+// Where the daemon listens and clients connect when nothing says otherwise:
+// $XDG_RUNTIME_DIR/terrace/terraced.sock, else /run/terrace/terraced.sock.
+std::string DefaultSocketPath();
 
 // The commented example file, and the reference tables of docs/configuration.md: both are written
 // from the table of keys, and a test compares the files with them.

@@ -1,0 +1,225 @@
+#include "config/option_keys.h"
+
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "config/text.h"
+
+namespace terrace {
+namespace {
+
+constexpr uint64_t kKiB = 1024, kMiB = 1024 * kKiB, kGiB = 1024 * kMiB, kTiB = 1024 * kGiB;
+constexpr uint64_t kPage = 4 * kKiB;
+constexpr size_t kMaxPathBytes = 4095;
+constexpr size_t kMaxSocketPathBytes = 107;  // sockaddr_un
+
+constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
+                                                        "warning", "error", "off"};
+constexpr std::array<std::string_view, 2> kNotify = {"auto", "off"};
+constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
+
+// Access to one member; the tenant's index is ignored outside [[tenants]].
+#define TERRACE_MEMBER(path) [](Options& o, size_t) -> auto& { return o.path; }
+#define TERRACE_TENANT(path) [](Options& o, size_t tenant) -> auto& { return o.tenants[tenant].path; }
+
+constexpr std::array<OptionKey, 4> kServerKeys = {{
+    {"socket_path", PathField{TERRACE_MEMBER(server.socket_path), kMaxSocketPathBytes},
+     "Unix domain socket that clients connect to. Its directory is created if absent.",
+     "$XDG_RUNTIME_DIR/terrace/terraced.sock, else /run/terrace/terraced.sock",
+     "\"/run/terrace/terraced.sock\""},
+    {"state_dir", PathField{TERRACE_MEMBER(server.state_dir), kMaxPathBytes},
+     "Holds what outlives the daemon: the secret that salts are derived from and, unless "
+     "nvme.directory says otherwise, the NVMe tier. One running daemon a directory.",
+     "/var/lib/terrace for root, else $XDG_STATE_HOME/terrace or ~/.local/state/terrace",
+     "\"/var/lib/terrace\""},
+    {"log_level", ChoiceField{TERRACE_MEMBER(server.log_level), kLogLevels},
+     "Least severe message that is logged. info is one line a state change."},
+    {"systemd_notify", ChoiceField{TERRACE_MEMBER(server.systemd_notify), kNotify},
+     "auto tells systemd when the daemon is ready if NOTIFY_SOCKET is set; off never does."},
+}};
+
+constexpr std::array<OptionKey, 8> kLimitsKeys = {{
+    {"max_sessions", IntegerField{TERRACE_MEMBER(limits.max_sessions), 1, 65536},
+     "Clients connected at the same time."},
+    {"max_keys_per_call", IntegerField{TERRACE_MEMBER(limits.max_keys_per_call), 1, 65536},
+     "Object keys one call may carry."},
+    {"max_message_bytes",
+     SizeField{TERRACE_MEMBER(limits.max_message_bytes), {64 * kKiB, kGiB, 8, ""}},
+     "Longest control message. Payloads travel in shared memory and do not count."},
+    {"max_leases_per_session",
+     IntegerField{TERRACE_MEMBER(limits.max_leases_per_session), 1, 1048576},
+     "Objects one session may hold in place at the same time."},
+    {"max_reservations_per_session",
+     IntegerField{TERRACE_MEMBER(limits.max_reservations_per_session), 1, 1048576},
+     "Stores one session may have begun and not yet committed."},
+    {"max_layouts", IntegerField{TERRACE_MEMBER(limits.max_layouts), 1, 65536},
+     "Object layouts (model geometries) the daemon keeps registered."},
+    {"lease_ttl_s", IntegerField{TERRACE_MEMBER(limits.lease_ttl_s), 1, 86400},
+     "Seconds after which a lease ends that was asked for without a time limit."},
+    {"max_lease_ttl_s", IntegerField{TERRACE_MEMBER(limits.max_lease_ttl_s), 1, 86400},
+     "Longest time limit of a lease, seconds; longer requests get this. At least lease_ttl_s."},
+}};
+
+constexpr std::array<OptionKey, 3> kHostKeys = {{
+    {"capacity",
+     SizeField{TERRACE_MEMBER(host.capacity),
+               {4 * kMiB, 64 * kTiB, 1, "the cgroup's memory limit, else of the machine's memory"}},
+     "Shared memory for objects, all tenants together. Grows to this, never past it."},
+    {"growth_step",
+     SizeField{TERRACE_MEMBER(host.growth_step), {kMiB, 16 * kGiB, kPage, ""}},
+     "Memory is taken and populated in steps of this size, ahead of demand. Speed only."},
+    {"verify", ChoiceField{TERRACE_MEMBER(host.verify), kVerify},
+     "When checksums are compared: crossing, whenever bytes move between tiers; always, also each "
+     "time an object is acquired from host memory, at the cost of reading it once more."},
+}};
+
+constexpr std::array<OptionKey, 7> kNvmeKeys = {{
+    {"enabled", BoolField{TERRACE_MEMBER(nvme.enabled)},
+     "Whether objects are written to a file system and survive a restart."},
+    {"directory", PathField{TERRACE_MEMBER(nvme.directory), kMaxPathBytes},
+     "Where segment files and their index live. Must be on a file system with O_DIRECT.",
+     "state_dir/nvme", "\"/var/lib/terrace/nvme\""},
+    {"capacity",
+     SizeField{TERRACE_MEMBER(nvme.capacity),
+               {16 * kMiB, 1024 * kTiB, 1, "what the file system has free"}},
+     "Hard limit on segment files. A percentage counts what the tier already holds as free, so it "
+     "does not shrink from restart to restart. At least two segments."},
+    {"segment_size", SizeField{TERRACE_MEMBER(nvme.segment_size), {4 * kMiB, 8 * kGiB, kPage, ""}},
+     "Size of one segment file, the unit of reclamation. An object must fit one."},
+    {"queue_depth", IntegerField{TERRACE_MEMBER(nvme.queue_depth), 1, 1024},
+     "I/O requests in flight at the device. More is more throughput and a longer wait for a "
+     "demand read. Speed only."},
+    {"piece_size", SizeField{TERRACE_MEMBER(nvme.piece_size), {64 * kKiB, 16 * kMiB, kPage, ""}},
+     "Transfers are cut into pieces of this size so that demand overtakes. Speed only."},
+    {"max_pending_writes",
+     SizeField{TERRACE_MEMBER(nvme.max_pending_writes), {kMiB, 64 * kGiB, 1, ""}},
+     "Payload queued for writing; past it objects stay in host memory only, and that is counted."},
+}};
+
+constexpr std::array<OptionKey, 4> kTenantKeys = {{
+    {"name", NameField{TERRACE_TENANT(name), 64},
+     "Names the tenant in logs, metrics and stored records. Two tenants cannot share one.",
+     "required", "\"research\""},
+    {"uids", UidsField{TERRACE_TENANT(uids)},
+     "User ids whose processes are this tenant. A uid belongs to one tenant; others are refused.",
+     "required", "[1000, 1001]"},
+    {"salt", SaltField{TERRACE_TENANT(salt)},
+     "Secret that all keys of the tenant are hashed under. Set it only to share stored objects "
+     "between machines; keep the file unreadable to others then.",
+     "derived from a random secret in state_dir",
+     "\"<64 hexadecimal digits, e.g. from: openssl rand -hex 32>\""},
+    {"host_capacity",
+     OptionalSizeField{TERRACE_TENANT(host_capacity), {4 * kMiB, 64 * kTiB, 1, "host.capacity"}},
+     "The tenant's part of host memory. All parts together must not exceed host.capacity.",
+     "an equal share of what the others leave", "\"50%\""},
+}};
+
+#undef TERRACE_MEMBER
+#undef TERRACE_TENANT
+
+constexpr std::array<OptionSection, 5> kSections = {{
+    {"server", "The daemon itself.", false, kServerKeys},
+    {"limits",
+     "What one client may ask for. Past a limit the caller is told \"resource exhausted\" at once "
+     "and nothing stalls.",
+     false, kLimitsKeys},
+    {"host", "The host memory tier.", false, kHostKeys},
+    {"nvme", "The NVMe tier.", false, kNvmeKeys},
+    {"tenants",
+     "Who may connect, decided by the user id the kernel reports for the peer. Without any, the "
+     "user that runs the daemon is the only tenant, \"default\". Tenants share no keys and no "
+     "memory.",
+     true, kTenantKeys},
+}};
+
+std::string Quoted(std::string_view text) {
+  std::string quoted = "\"";
+  for (char c : text) {
+    if (c == '"' || c == '\\') quoted.push_back('\\');
+    quoted.push_back(c);
+  }
+  quoted.push_back('"');
+  return quoted;
+}
+
+struct AcceptedVisitor {
+  std::string operator()(const PathField& f) const {
+    return absl::StrCat("an absolute path of at most ", f.max_bytes, " bytes");
+  }
+  std::string operator()(const NameField& f) const {
+    return absl::StrCat("1 .. ", f.max_bytes, " of the characters A-Z a-z 0-9 . _ -");
+  }
+  std::string operator()(const ChoiceField& f) const {
+    std::vector<std::string> quoted;
+    for (std::string_view choice : f.choices) quoted.push_back(Quoted(choice));
+    return absl::StrCat("one of ", absl::StrJoin(quoted, " "));
+  }
+  std::string operator()(const BoolField&) const { return "true or false"; }
+  std::string operator()(const IntegerField& f) const {
+    return absl::StrCat("a whole number, ", f.min, " .. ", f.max);
+  }
+  std::string operator()(const SizeField& f) const { return Sizes(f.range); }
+  std::string operator()(const OptionalSizeField& f) const { return Sizes(f.range); }
+  std::string operator()(const UidsField&) const {
+    return absl::StrCat("a list of 1 .. ", kMaxUidsPerTenant, " user ids, each 0 .. ", kMaxUid);
+  }
+  std::string operator()(const SaltField&) const { return "64 hexadecimal digits"; }
+
+  static std::string Sizes(const SizeRange& range) {
+    std::string text = absl::StrCat("a size, ", FormatSize(Size::Bytes(range.min_bytes)), " .. ",
+                                    FormatSize(Size::Bytes(range.max_bytes)));
+    if (range.multiple_bytes > 1) {
+      absl::StrAppend(&text, ", a multiple of ", FormatSize(Size::Bytes(range.multiple_bytes)));
+    }
+    if (!range.share_of.empty()) {
+      absl::StrAppend(&text, "; or 1% .. 100% of ", Sv(range.share_of));
+    }
+    return text;
+  }
+};
+
+struct RenderVisitor {
+  using Result = std::optional<std::string>;
+  Options& options;
+  size_t tenant;
+
+  Result operator()(const PathField& f) const {
+    const std::string& path = f.member(options, tenant);
+    return path.empty() ? Result() : Quoted(path);
+  }
+  Result operator()(const NameField& f) const { return Quoted(f.member(options, tenant)); }
+  Result operator()(const ChoiceField& f) const { return Quoted(f.member(options, tenant)); }
+  Result operator()(const BoolField& f) const {
+    return f.member(options, tenant) ? "true" : "false";
+  }
+  Result operator()(const IntegerField& f) const {
+    return absl::StrCat(f.member(options, tenant));
+  }
+  Result operator()(const SizeField& f) const {
+    return Quoted(FormatSize(f.member(options, tenant)));
+  }
+  Result operator()(const OptionalSizeField& f) const {
+    const std::optional<Size>& size = f.member(options, tenant);
+    return size ? Result(Quoted(FormatSize(*size))) : Result();
+  }
+  Result operator()(const UidsField& f) const {
+    return absl::StrCat("[", absl::StrJoin(f.member(options, tenant), ", "), "]");
+  }
+  Result operator()(const SaltField& f) const {
+    const std::optional<Salt>& salt = f.member(options, tenant);
+    return salt ? Result(Quoted(ObjectKey{*salt}.ToHex())) : Result();
+  }
+};
+
+}  // namespace
+
+absl::Span<const OptionSection> OptionSections() { return kSections; }
+
+std::string Accepted(const OptionField& field) { return std::visit(AcceptedVisitor{}, field); }
+
+std::optional<std::string> Rendered(const OptionField& field, Options& options, size_t tenant) {
+  return std::visit(RenderVisitor{options, tenant}, field);
+}
+
+}  // namespace terrace

@@ -1,6 +1,7 @@
 // terrace flush, verify: the long-running ones, with progress on stderr when it is a terminal.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -14,7 +15,8 @@ namespace terrace::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kPollInterval = std::chrono::milliseconds(20);
+constexpr std::chrono::microseconds kShortestWait{50};
+constexpr std::chrono::microseconds kLongestWait{20000};
 
 // One line on stderr, rewritten in place; erased when it goes away.
 class Progress {
@@ -86,7 +88,7 @@ int RunFlush(const GlobalOptions& options, double timeout_s) {
       if (static_cast<double>(ElapsedMs(start)) >= timeout_s * 1000) break;
       progress.Show(absl::StrCat("flushing: ", HumanCount(reply.pending_objects), " objects, ",
                                  HumanBytes(reply.pending_bytes), " to go"));
-      std::this_thread::sleep_for(kPollInterval);
+      std::this_thread::sleep_for(kLongestWait);
     }
   }
   const bool durable = reply.pending_objects == 0;
@@ -120,13 +122,18 @@ int RunVerify(const GlobalOptions& options) {
   {
     Progress progress;
     uint64_t cursor = 0;
+    auto wait = kShortestWait;
     do {
       const auto step = connection->Verify(cursor);
       if (!step.ok()) return Fail(options, "verify", step.status());
       Add(*step, total);
-      // A busy step answers with nothing new: the daemon is waiting for its disk.
-      if (step->next_cursor == cursor && step->checked == 0 && step->next_cursor != 0) {
-        std::this_thread::sleep_for(kPollInterval);
+      // A step that checked nothing is waiting for the disk. Objects take from microseconds to
+      // seconds to read, so the wait grows until the next one is done.
+      if (step->checked == 0 && step->next_cursor == cursor) {
+        std::this_thread::sleep_for(wait);
+        wait = std::min(wait * 2, kLongestWait);
+      } else {
+        wait = kShortestWait;
       }
       cursor = step->next_cursor;
       progress.Show(absl::StrCat("verifying: ", HumanCount(total.checked + total.skipped), " of ",

@@ -1,0 +1,19 @@
+// Reads back the "rows" of a JSON file in the form that RenderJson writes: a suite measured by
+// another program (a Python script) joins the table that way.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "bench/bench.h"
+
+namespace terrace::bench {
+
+// InvalidArgument naming the byte offset when the text is not an object with a "rows" array of flat
+// objects (numbers, and strings that escape only quotes, backslashes and slashes), or a row lacks
+// its name or a figure.
+absl::StatusOr<std::vector<Row>> ReadRows(std::string_view json);
+
+}  // namespace terrace::bench

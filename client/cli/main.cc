@@ -27,6 +27,9 @@ Environment: TERRACE_SOCKET and TERRACE_TENANT stand in for --socket and --tenan
 Exit codes: 0 ok, 1 error, 2 usage, 3 daemon not reachable,
             4 verification found corruption, 5 not found)";
 
+constexpr char kSubcommandFooter[] =
+    "--socket, --tenant and --json may follow here too. Exit codes: terrace --help";
+
 struct Arguments {
   GlobalOptions global;
   TopOptions top;
@@ -122,7 +125,7 @@ void AddConfig(CLI::App& app, Arguments& args, Action& action) {
 
 int Main(int argc, char** argv) {
   CLI::App app("terrace: see and steer a running terraced", "terrace");
-  app.footer(kFooter);
+  app.footer(kSubcommandFooter);  // what subcommands inherit as they are added
   app.require_subcommand(1);
   app.fallthrough();  // global options may follow the subcommand
   app.get_formatter()->column_width(34);
@@ -133,6 +136,7 @@ int Main(int argc, char** argv) {
   AddObjects(app, args, action);
   AddMaintenance(app, args, action);
   AddConfig(app, args, action);
+  app.footer(kFooter);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -26,11 +26,11 @@ def program(name: str) -> str:
 
 
 def config_text(directory: pathlib.Path, **changes: object) -> str:
-    """A small configuration; `changes` are host_bytes, nvme_bytes (0: none), verify, limits, extra."""
+    """A small configuration; `changes` replace single values, as read below."""
     nvme_bytes = int(changes.get("nvme_bytes", 256 * MIB))
     lines = [
         "[server]",
-        f'socket_path = "{directory}/s"',
+        f'socket_path = "{changes.get("socket", directory / "s")}"',
         f'state_dir = "{changes.get("state_dir", directory / "state")}"',
         "[host]",
         f"capacity = {changes.get('host_bytes', 64 * MIB)}",

@@ -1,0 +1,52 @@
+#include "kernels/shared_memory.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace terrace::kernels {
+namespace {
+
+TEST(SharedMemory, TwoMappingsShareBytes) {
+  auto owner = SharedMemory::Create("test", 1 << 20);
+  ASSERT_TRUE(owner.ok()) << owner.status();
+  ASSERT_TRUE(owner->Populate(0, 1 << 20).ok());
+  auto peer = SharedMemory::Attach(dup(owner->fd()), 1 << 20, true);
+  ASSERT_TRUE(peer.ok()) << peer.status();
+  ASSERT_TRUE(peer->PopulateRead(0, 1 << 20).ok());
+  peer->data()[12345] = 42;
+  EXPECT_EQ(owner->data()[12345], 42);
+  ASSERT_TRUE(owner->Discard(0, 1 << 20).ok());
+  EXPECT_EQ(peer->data()[12345], 0);
+}
+
+TEST(SharedMemory, RefusesWhatCouldRaiseSigbus) {
+  const int unsealed = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  ASSERT_EQ(ftruncate(unsealed, 4096), 0);
+  EXPECT_TRUE(absl::IsFailedPrecondition(SharedMemory::Attach(unsealed, 4096, true).status()));
+
+  auto owner = SharedMemory::Create("test", 4096);
+  ASSERT_TRUE(owner.ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      SharedMemory::Attach(dup(owner->fd()), 8192, true).status()));
+
+  const int not_memory = open("/dev/null", O_RDWR | O_CLOEXEC);
+  EXPECT_TRUE(absl::IsFailedPrecondition(SharedMemory::Attach(not_memory, 4096, true).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(SharedMemory::Create("test", 4095).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(SharedMemory::Create("test", 0).status()));
+}
+
+TEST(SharedMemory, APageSealedAgainstFutureWritesCanOnlyBeRead) {
+  auto owner = SharedMemory::Create("test", 4096);
+  ASSERT_TRUE(owner.ok());
+  ASSERT_TRUE(owner->SealFutureWrites().ok());
+  EXPECT_FALSE(SharedMemory::Attach(dup(owner->fd()), 4096, true).ok());
+  auto reader = SharedMemory::Attach(dup(owner->fd()), 4096, false);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  owner->data()[7] = 9;  // the creator's own mapping stays writable
+  EXPECT_EQ(reader->data()[7], 9);
+}
+
+}  // namespace
+}  // namespace terrace::kernels

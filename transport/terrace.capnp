@@ -1,0 +1,182 @@
+# The control protocol between libterrace and terraced, over a Unix domain socket.
+#
+# - Every result carries `error`; a null pointer or code 0 is success, and then the other fields count.
+# - Keys travel as one Data of n x 32 bytes and extents as one Data of n x 16 bytes, because a lookup
+#   of 256 keys is on the path of every request: one copy each way instead of 256 struct accessors.
+#   An extent record is little-endian: bytes u64, eta_us u32, token_count u16, tier u8, flags u8.
+# - hello is the only call before a session exists, and its parameters never change between majors.
+# - Descriptors arrive attached to SharedFd capabilities; the capability itself has no methods.
+
+@0xd6f3f6b1c6b0a2e7;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("terrace::wire");
+
+struct Error {
+  code @0 :UInt16;     # absl::StatusCode
+  message @1 :Text;
+}
+
+interface SharedFd {}
+
+interface Terrace {
+  hello @0 (protocolMajor :UInt32, protocolMinor :UInt32, clientName :Text, tenant :Text)
+        -> (error :Error, session :Session, welcome :Welcome);
+}
+
+struct Welcome {
+  protocolMajor @0 :UInt32;
+  protocolMinor @1 :UInt32;
+  serverVersion @2 :Text;
+  features @3 :List(Text);
+  sessionId @4 :UInt64;
+  tenant @5 :Text;
+  salt @6 :Data;                # 32 bytes
+  verify @7 :UInt8;             # VerifyMode
+  maxKeysPerCall @8 :UInt32;
+  defaultLeaseTtlMs @9 :UInt32;
+  maxLeaseTtlMs @10 :UInt64;
+  hostCapacityBytes @11 :UInt64;
+  hostPopulatedBytes @12 :UInt64;
+  boardSlots @13 :UInt32;
+  segment @14 :SharedFd;
+  board @15 :SharedFd;
+  readyEvent @16 :SharedFd;
+  maxMessageBytes @17 :UInt64;  # a request above it ends the connection
+}
+
+interface Session {
+  registerLayout @0 (fingerprint :Data, kind :UInt8, partBytesPerToken :List(UInt32))
+                 -> (error :Error, layoutId :UInt32);
+  lookup @1 (layoutId :UInt32, keys :Data) -> (error :Error, extents :Data);
+  matchTail @2 (layoutId :UInt32, parent :Data, grains :Data) -> (error :Error, match :TailMatch);
+  reserve @3 (layoutId :UInt32, items :List(ReserveItem))
+          -> (error :Error, results :List(ReserveResult), hostPopulatedBytes :UInt64);
+  commit @4 (items :List(CommitItem)) -> (error :Error, results :List(Error));
+  abort @5 (reservationIds :List(UInt64)) -> (error :Error);
+  acquire @6 (layoutId :UInt32, keys :Data, ttlMs :UInt32, priority :UInt8)
+          -> (error :Error, reply :AcquireReply);
+  release @7 (leaseIds :List(UInt64)) -> (error :Error);
+  renew @8 (leaseId :UInt64, ttlMs :UInt32) -> (error :Error, deadlineUs :UInt64);
+  flush @9 () -> (error :Error, pendingObjects :UInt64, pendingBytes :UInt64);
+  status @10 () -> (error :Error, reply :StatusReply);
+  list @11 (cursor :UInt64, limit :UInt32)
+       -> (error :Error, objects :List(ObjectInfo), nextCursor :UInt64);
+  show @12 (key :Data) -> (error :Error, object :ObjectInfo);
+  remove @13 (key :Data) -> (error :Error);
+  pin @14 (key :Data, pinned :Bool) -> (error :Error);
+  verify @15 (cursor :UInt64) -> (error :Error, reply :VerifyReply);
+}
+
+struct TailMatch {
+  found @0 :Bool;
+  key @1 :Data;
+  matchedGrains @2 :UInt32;
+  grainCount @3 :UInt32;
+  info @4 :Data;                # one extent record
+}
+
+struct ReserveItem {
+  key @0 :Data;
+  parent @1 :Data;              # empty: none
+  tokenCount @2 :UInt32;
+  grainCount @3 :UInt32;
+  costUs @4 :UInt32;
+}
+
+struct ReserveResult {
+  error @0 :Error;
+  reservationId @1 :UInt64;
+  offset @2 :UInt64;
+  retryAfterMs @3 :UInt32;
+}
+
+struct CommitItem {
+  reservationId @0 :UInt64;
+  partCrcs @1 :List(UInt32);
+  grainFilters @2 :List(UInt32);
+}
+
+struct AcquireResult {
+  error @0 :Error;
+  offset @1 :UInt64;
+  payloadBytes @2 :UInt64;
+  tokenCount @3 :UInt32;
+  grainCount @4 :UInt32;
+  boardSlot @5 :UInt32;
+  source @6 :UInt8;             # TierId
+  partCrcs @7 :List(UInt32);
+}
+
+struct AcquireReply {
+  leaseId @0 :UInt64;
+  deadlineUs @1 :UInt64;
+  hostPopulatedBytes @2 :UInt64;
+  results @3 :List(AcquireResult);
+}
+
+struct ObjectInfo {
+  key @0 :Data;
+  parent @1 :Data;              # empty: none
+  fingerprint @2 :Data;
+  kind @3 :UInt8;
+  tokenCount @4 :UInt32;
+  grainCount @5 :UInt32;
+  costUs @6 :UInt32;
+  partCount @7 :UInt32;
+  payloadBytes @8 :UInt64;
+  inHost @9 :Bool;
+  inNvme @10 :Bool;
+  pinned @11 :Bool;
+  leaseCount @12 :UInt32;
+}
+
+struct VerifyReply {
+  nextCursor @0 :UInt64;
+  checked @1 :UInt64;
+  corrupt @2 :UInt64;
+  skipped @3 :UInt64;
+  bytes @4 :UInt64;
+  corruptKeys @5 :Data;
+}
+
+struct TierStatus {
+  name @0 :Text;
+  detail @1 :Text;
+  capacityBytes @2 :UInt64;
+  usedBytes @3 :UInt64;
+  objects @4 :UInt64;
+  populatedBytes @5 :UInt64;
+  hugePageBytes @6 :UInt64;
+}
+
+struct SessionStatus {
+  id @0 :UInt64;
+  pid @1 :Int32;
+  uid @2 :UInt32;
+  clientName @3 :Text;
+  tenant @4 :Text;
+  leases @5 :UInt64;
+  reservations @6 :UInt64;
+  ageMs @7 :UInt64;
+}
+
+struct Counter {
+  name @0 :Text;
+  value @1 :UInt64;
+}
+
+struct StatusReply {
+  version @0 :Text;
+  pid @1 :Int32;
+  uptimeMs @2 :UInt64;
+  socketPath @3 :Text;
+  stateDir @4 :Text;
+  verify @5 :UInt8;
+  tiers @6 :List(TierStatus);
+  sessions @7 :List(SessionStatus);
+  objects @8 :UInt64;
+  leases @9 :UInt64;
+  reservations @10 :UInt64;
+  counters @11 :List(Counter);
+}

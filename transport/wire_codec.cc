@@ -1,0 +1,544 @@
+#include "transport/wire_codec.h"
+
+#include <cstring>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace terrace {
+namespace {
+
+// An extent travels as its bytes in memory: see the record in terrace.capnp.
+static_assert(sizeof(ExtentInfo) == 16 && offsetof(ExtentInfo, bytes) == 0 &&
+              offsetof(ExtentInfo, eta_us) == 8 && offsetof(ExtentInfo, token_count) == 12 &&
+              offsetof(ExtentInfo, tier) == 14 && offsetof(ExtentInfo, flags) == 15);
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+static_assert(alignof(ObjectKey) == 1);
+
+capnp::Data::Reader AsData(const void* data, size_t bytes) {
+  return capnp::Data::Reader(static_cast<const kj::byte*>(data), bytes);
+}
+
+template <size_t N>
+bool CopyExactly(capnp::Data::Reader data, std::array<uint8_t, N>& out) {
+  if (data.size() != N) return false;
+  std::memcpy(out.data(), data.begin(), N);
+  return true;
+}
+
+std::string ToString(capnp::Text::Reader text) { return std::string(text.begin(), text.size()); }
+capnp::Text::Reader ToText(const std::string& text) {
+  return capnp::Text::Reader(text.c_str(), text.size());
+}
+
+absl::Status TooMany(const char* field, uint64_t count, const WireLimits& limits) {
+  return absl::ResourceExhaustedError(absl::StrCat(
+      field, ": keys per call ", count,
+      " exceeds limits.max_keys_per_call = ", limits.max_keys_per_call));
+}
+
+absl::Status BadReply(const char* field) {
+  return absl::InternalError(absl::StrCat("reply of terraced: ", field, " is malformed"));
+}
+
+absl::Status ReadU32List(capnp::List<uint32_t>::Reader list, const char* field, uint32_t max_count,
+                         std::vector<uint32_t>& out) {
+  if (list.size() > max_count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", list.size(), " entries, at most ", max_count));
+  }
+  out.resize(list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) out[i] = list[i];
+  return absl::OkStatus();
+}
+
+template <typename List>
+void FillU32List(const std::vector<uint32_t>& values, List out) {
+  for (size_t i = 0; i < values.size(); ++i) out.set(i, values[i]);
+}
+
+bool KnownKind(uint8_t kind) {
+  return kind >= static_cast<uint8_t>(ObjectKind::kKv) &&
+         kind <= static_cast<uint8_t>(ObjectKind::kOpaque);
+}
+bool KnownTier(uint8_t tier) { return tier <= static_cast<uint8_t>(TierId::kNvme); }
+bool KnownVerify(uint8_t mode) { return mode <= static_cast<uint8_t>(VerifyMode::kAlways); }
+
+constexpr uint8_t kPriorities = 5;  // DESIGN section 5
+
+}  // namespace
+
+void WriteStatus(const absl::Status& status, wire::Error::Builder error) {
+  error.setCode(static_cast<uint16_t>(status.code()));
+  error.setMessage(ToText(std::string(status.message())));
+}
+
+absl::Status ReadStatus(wire::Error::Reader error) {
+  if (error.getCode() == 0) return absl::OkStatus();
+  const auto code = error.getCode() <= static_cast<uint16_t>(absl::StatusCode::kUnauthenticated)
+                        ? static_cast<absl::StatusCode>(error.getCode())
+                        : absl::StatusCode::kUnknown;
+  return absl::Status(code, ToString(error.getMessage()));
+}
+
+capnp::Data::Reader KeysAsData(absl::Span<const ObjectKey> keys) {
+  return AsData(keys.data(), keys.size() * sizeof(ObjectKey));
+}
+
+capnp::Data::Reader KeyAsData(const ObjectKey& key) {
+  return key.IsZero() ? capnp::Data::Reader() : AsData(key.bytes.data(), key.bytes.size());
+}
+
+capnp::Data::Reader ExtentsAsData(absl::Span<const ExtentInfo> extents) {
+  return AsData(extents.data(), extents.size() * sizeof(ExtentInfo));
+}
+
+absl::Status ReadKeys(capnp::Data::Reader data, const char* field, const WireLimits& limits,
+                      absl::Span<const ObjectKey>& keys) {
+  if (data.size() % sizeof(ObjectKey) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", data.size(), " bytes is not a multiple of 32"));
+  }
+  const size_t count = data.size() / sizeof(ObjectKey);
+  if (count > limits.max_keys_per_call) return TooMany(field, count, limits);
+  keys = absl::MakeConstSpan(reinterpret_cast<const ObjectKey*>(data.begin()), count);
+  return absl::OkStatus();
+}
+
+absl::Status ReadKey(capnp::Data::Reader data, const char* field, ObjectKey& key) {
+  if (!CopyExactly(data, key.bytes)) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ": ", data.size(), " bytes, not 32"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadOptionalKey(capnp::Data::Reader data, const char* field, ObjectKey& key) {
+  key = ObjectKey{};
+  return data.size() == 0 ? absl::OkStatus() : ReadKey(data, field, key);
+}
+
+absl::Status ReadHello(wire::Terrace::HelloParams::Reader params, ClientHello& hello) {
+  hello.protocol_major = params.getProtocolMajor();
+  hello.protocol_minor = params.getProtocolMinor();
+  if (params.getClientName().size() > kMaxNameBytes || params.getTenant().size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("client_name, tenant: at most ", kMaxNameBytes, " bytes"));
+  }
+  hello.client_name = ToString(params.getClientName());
+  hello.tenant = ToString(params.getTenant());
+  return absl::OkStatus();
+}
+
+absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, ObjectLayout& layout) {
+  if (!CopyExactly(params.getFingerprint(), layout.fingerprint)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("fingerprint: ", params.getFingerprint().size(), " bytes, not 32"));
+  }
+  if (!KnownKind(params.getKind())) {
+    return absl::InvalidArgumentError(absl::StrCat("kind: ", params.getKind(), " is unknown"));
+  }
+  layout.kind = static_cast<ObjectKind>(params.getKind());
+  const absl::Status parts = ReadU32List(params.getPartBytesPerToken(), "part_bytes_per_token",
+                                         kMaxParts - 1, layout.part_bytes_per_token);
+  return parts.ok() ? layout.Validate() : parts;
+}
+
+absl::Status ReadReserve(wire::Session::ReserveParams::Reader params, const WireLimits& limits,
+                         std::vector<ReserveItem>& items) {
+  const auto list = params.getItems();
+  if (list.size() > limits.max_keys_per_call) return TooMany("items", list.size(), limits);
+  items.resize(list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) {
+    const auto in = list[i];
+    ReserveItem& item = items[i];
+    if (absl::Status s = ReadKey(in.getKey(), "items.key", item.key); !s.ok()) return s;
+    if (absl::Status s = ReadOptionalKey(in.getParent(), "items.parent", item.parent); !s.ok()) {
+      return s;
+    }
+    item.token_count = in.getTokenCount();
+    item.grain_count = in.getGrainCount();
+    item.cost_us = in.getCostUs();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadCommit(wire::Session::CommitParams::Reader params, const WireLimits& limits,
+                        std::vector<CommitItem>& items) {
+  const auto list = params.getItems();
+  if (list.size() > limits.max_keys_per_call) return TooMany("items", list.size(), limits);
+  items.resize(list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) {
+    const auto in = list[i];
+    CommitItem& item = items[i];
+    item.reservation_id = in.getReservationId();
+    absl::Status status =
+        ReadU32List(in.getPartCrcs(), "items.part_crcs", kMaxParts, item.part_crcs);
+    if (!status.ok()) return status;
+    status = ReadU32List(in.getGrainFilters(), "items.grain_filters",
+                         kMaxChunkTokens / kGrainTokens, item.grain_filters);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadIds(capnp::List<uint64_t>::Reader list, const char* field,
+                     const WireLimits& limits, std::vector<uint64_t>& ids) {
+  if (list.size() > limits.max_keys_per_call) return TooMany(field, list.size(), limits);
+  ids.resize(list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) ids[i] = list[i];
+  return absl::OkStatus();
+}
+
+absl::Status ReadAcquireOptions(wire::Session::AcquireParams::Reader params,
+                                AcquireOptions& options) {
+  options.ttl_ms = params.getTtlMs();
+  options.priority = params.getPriority();
+  if (options.priority >= kPriorities) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority: ", options.priority, " is not 0 .. ", kPriorities - 1));
+  }
+  return absl::OkStatus();
+}
+
+void WriteHello(const ClientHello& hello, wire::Terrace::HelloParams::Builder params) {
+  params.setProtocolMajor(hello.protocol_major);
+  params.setProtocolMinor(hello.protocol_minor);
+  params.setClientName(ToText(hello.client_name));
+  params.setTenant(ToText(hello.tenant));
+}
+
+void WriteLayout(const ObjectLayout& layout, wire::Session::RegisterLayoutParams::Builder params) {
+  params.setFingerprint(AsData(layout.fingerprint.data(), layout.fingerprint.size()));
+  params.setKind(static_cast<uint8_t>(layout.kind));
+  FillU32List(layout.part_bytes_per_token,
+              params.initPartBytesPerToken(layout.part_bytes_per_token.size()));
+}
+
+uint64_t ReserveWords(absl::Span<const ReserveItem> items) { return 16 + items.size() * 12; }
+
+void WriteReserve(absl::Span<const ReserveItem> items,
+                  wire::Session::ReserveParams::Builder params) {
+  auto list = params.initItems(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    auto out = list[i];
+    out.setKey(AsData(items[i].key.bytes.data(), items[i].key.bytes.size()));
+    if (!items[i].parent.IsZero()) out.setParent(KeyAsData(items[i].parent));
+    out.setTokenCount(items[i].token_count);
+    out.setGrainCount(items[i].grain_count);
+    out.setCostUs(items[i].cost_us);
+  }
+}
+
+uint64_t CommitWords(absl::Span<const CommitItem> items) {
+  uint64_t words = 16;
+  for (const CommitItem& item : items) {
+    words += 5 + item.part_crcs.size() / 2 + item.grain_filters.size() / 2;
+  }
+  return words;
+}
+
+void WriteCommit(absl::Span<const CommitItem> items, wire::Session::CommitParams::Builder params) {
+  auto list = params.initItems(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    auto out = list[i];
+    out.setReservationId(items[i].reservation_id);
+    FillU32List(items[i].part_crcs, out.initPartCrcs(items[i].part_crcs.size()));
+    if (!items[i].grain_filters.empty()) {
+      FillU32List(items[i].grain_filters, out.initGrainFilters(items[i].grain_filters.size()));
+    }
+  }
+}
+
+void WriteWelcome(const Welcome& welcome, wire::Welcome::Builder out) {
+  out.setProtocolMajor(welcome.protocol_major);
+  out.setProtocolMinor(welcome.protocol_minor);
+  out.setServerVersion(ToText(welcome.server_version));
+  auto features = out.initFeatures(welcome.features.size());
+  for (size_t i = 0; i < welcome.features.size(); ++i) features.set(i, ToText(welcome.features[i]));
+  out.setSessionId(welcome.session_id);
+  out.setTenant(ToText(welcome.tenant));
+  out.setSalt(AsData(welcome.salt.data(), welcome.salt.size()));
+  out.setVerify(static_cast<uint8_t>(welcome.verify));
+  out.setMaxKeysPerCall(welcome.max_keys_per_call);
+  out.setDefaultLeaseTtlMs(welcome.default_lease_ttl_ms);
+  out.setMaxLeaseTtlMs(welcome.max_lease_ttl_ms);
+  out.setHostCapacityBytes(welcome.host_capacity_bytes);
+  out.setHostPopulatedBytes(welcome.host_populated_bytes);
+  out.setBoardSlots(welcome.board_slots);
+}
+
+absl::Status ReadWelcome(wire::Welcome::Reader in, Welcome& welcome) {
+  welcome.protocol_major = in.getProtocolMajor();
+  welcome.protocol_minor = in.getProtocolMinor();
+  welcome.server_version = ToString(in.getServerVersion());
+  for (auto feature : in.getFeatures()) welcome.features.push_back(ToString(feature));
+  welcome.session_id = in.getSessionId();
+  welcome.tenant = ToString(in.getTenant());
+  if (!CopyExactly(in.getSalt(), welcome.salt)) return BadReply("welcome.salt");
+  if (!KnownVerify(in.getVerify())) return BadReply("welcome.verify");
+  welcome.verify = static_cast<VerifyMode>(in.getVerify());
+  welcome.max_keys_per_call = in.getMaxKeysPerCall();
+  welcome.default_lease_ttl_ms = in.getDefaultLeaseTtlMs();
+  welcome.max_lease_ttl_ms = in.getMaxLeaseTtlMs();
+  welcome.host_capacity_bytes = in.getHostCapacityBytes();
+  welcome.host_populated_bytes = in.getHostPopulatedBytes();
+  welcome.board_slots = in.getBoardSlots();
+  return absl::OkStatus();
+}
+
+absl::Status ReadExtents(capnp::Data::Reader data, size_t max_count,
+                         std::vector<ExtentInfo>& extents) {
+  const size_t count = data.size() / sizeof(ExtentInfo);
+  if (data.size() % sizeof(ExtentInfo) != 0 || count > max_count) return BadReply("extents");
+  for (size_t i = 0; i < count; ++i) {
+    if (!KnownTier(data[i * sizeof(ExtentInfo) + offsetof(ExtentInfo, tier)])) {
+      return BadReply("extents.tier");
+    }
+  }
+  if (count == 0) return absl::OkStatus();
+  const size_t before = extents.size();
+  extents.resize(before + count);
+  std::memcpy(static_cast<void*>(extents.data() + before), data.begin(), data.size());
+  return absl::OkStatus();
+}
+
+void WriteTailMatch(const TailMatch& match, wire::TailMatch::Builder out) {
+  out.setFound(match.found);
+  if (!match.found) return;
+  out.setKey(AsData(match.key.bytes.data(), match.key.bytes.size()));
+  out.setMatchedGrains(match.matched_grains);
+  out.setGrainCount(match.grain_count);
+  out.setInfo(ExtentsAsData(absl::MakeConstSpan(&match.info, 1)));
+}
+
+absl::Status ReadTailMatch(wire::TailMatch::Reader in, TailMatch& match) {
+  match.found = in.getFound();
+  if (!match.found) return absl::OkStatus();
+  if (!CopyExactly(in.getKey(), match.key.bytes)) return BadReply("match.key");
+  match.matched_grains = in.getMatchedGrains();
+  match.grain_count = in.getGrainCount();
+  std::vector<ExtentInfo> info;
+  if (!ReadExtents(in.getInfo(), 1, info).ok() || info.size() != 1) return BadReply("match.info");
+  match.info = info[0];
+  return absl::OkStatus();
+}
+
+void WriteReserveResults(absl::Span<const ReserveResult> results,
+                         capnp::List<wire::ReserveResult>::Builder out) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto result = out[i];
+    if (!results[i].status.ok()) WriteStatus(results[i].status, result.initError());
+    result.setReservationId(results[i].reservation_id);
+    result.setOffset(results[i].offset);
+    result.setRetryAfterMs(results[i].retry_after_ms);
+  }
+}
+
+absl::Status ReadReserveResults(capnp::List<wire::ReserveResult>::Reader in, size_t count,
+                                std::vector<ReserveResult>& results) {
+  if (in.size() != count) return BadReply("results");
+  results.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    const auto result = in[i];
+    results[i].status = ReadStatus(result.getError());
+    results[i].reservation_id = result.getReservationId();
+    results[i].offset = result.getOffset();
+    results[i].retry_after_ms = result.getRetryAfterMs();
+  }
+  return absl::OkStatus();
+}
+
+uint64_t AcquireWords(const AcquireReply& reply) {
+  uint64_t words = 32;
+  for (const AcquireResult& result : reply.results) {
+    words += 8 + result.part_crcs.size() / 2 + 1;
+    if (!result.status.ok()) words += 4 + result.status.message().size() / 8;
+  }
+  return words;
+}
+
+void WriteAcquire(const AcquireReply& reply, wire::AcquireReply::Builder out) {
+  out.setLeaseId(reply.lease_id);
+  out.setDeadlineUs(reply.deadline_us);
+  out.setHostPopulatedBytes(reply.host_populated_bytes);
+  auto results = out.initResults(reply.results.size());
+  for (size_t i = 0; i < reply.results.size(); ++i) {
+    const AcquireResult& from = reply.results[i];
+    auto result = results[i];
+    if (!from.status.ok()) WriteStatus(from.status, result.initError());
+    result.setOffset(from.offset);
+    result.setPayloadBytes(from.payload_bytes);
+    result.setTokenCount(from.token_count);
+    result.setGrainCount(from.grain_count);
+    result.setBoardSlot(from.board_slot);
+    result.setSource(static_cast<uint8_t>(from.source));
+    if (!from.part_crcs.empty()) {
+      FillU32List(from.part_crcs, result.initPartCrcs(from.part_crcs.size()));
+    }
+  }
+}
+
+absl::Status ReadAcquire(wire::AcquireReply::Reader in, size_t count, AcquireReply& reply) {
+  reply.lease_id = in.getLeaseId();
+  reply.deadline_us = in.getDeadlineUs();
+  reply.host_populated_bytes = in.getHostPopulatedBytes();
+  const auto results = in.getResults();
+  if (results.size() != count) return BadReply("results");
+  reply.results.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    const auto from = results[i];
+    AcquireResult& result = reply.results[i];
+    result.status = ReadStatus(from.getError());
+    result.offset = from.getOffset();
+    result.payload_bytes = from.getPayloadBytes();
+    result.token_count = from.getTokenCount();
+    result.grain_count = from.getGrainCount();
+    result.board_slot = from.getBoardSlot();
+    if (!KnownTier(from.getSource())) return BadReply("results.source");
+    result.source = static_cast<TierId>(from.getSource());
+    if (!ReadU32List(from.getPartCrcs(), "part_crcs", kMaxParts, result.part_crcs).ok()) {
+      return BadReply("results.part_crcs");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void WriteObject(const ObjectInfo& object, wire::ObjectInfo::Builder out) {
+  out.setKey(AsData(object.key.bytes.data(), object.key.bytes.size()));
+  if (!object.parent.IsZero()) out.setParent(KeyAsData(object.parent));
+  out.setFingerprint(AsData(object.fingerprint.data(), object.fingerprint.size()));
+  out.setKind(static_cast<uint8_t>(object.kind));
+  out.setTokenCount(object.token_count);
+  out.setGrainCount(object.grain_count);
+  out.setCostUs(object.cost_us);
+  out.setPartCount(object.part_count);
+  out.setPayloadBytes(object.payload_bytes);
+  out.setInHost(object.in_host);
+  out.setInNvme(object.in_nvme);
+  out.setPinned(object.pinned);
+  out.setLeaseCount(object.lease_count);
+}
+
+absl::Status ReadObject(wire::ObjectInfo::Reader in, ObjectInfo& object) {
+  if (!CopyExactly(in.getKey(), object.key.bytes)) return BadReply("object.key");
+  if (!ReadOptionalKey(in.getParent(), "parent", object.parent).ok()) {
+    return BadReply("object.parent");
+  }
+  if (!CopyExactly(in.getFingerprint(), object.fingerprint)) return BadReply("object.fingerprint");
+  if (!KnownKind(in.getKind())) return BadReply("object.kind");
+  object.kind = static_cast<ObjectKind>(in.getKind());
+  object.token_count = in.getTokenCount();
+  object.grain_count = in.getGrainCount();
+  object.cost_us = in.getCostUs();
+  object.part_count = in.getPartCount();
+  object.payload_bytes = in.getPayloadBytes();
+  object.in_host = in.getInHost();
+  object.in_nvme = in.getInNvme();
+  object.pinned = in.getPinned();
+  object.lease_count = in.getLeaseCount();
+  return absl::OkStatus();
+}
+
+void WriteVerify(const VerifyReply& reply, wire::VerifyReply::Builder out) {
+  out.setNextCursor(reply.next_cursor);
+  out.setChecked(reply.checked);
+  out.setCorrupt(reply.corrupt);
+  out.setSkipped(reply.skipped);
+  out.setBytes(reply.bytes);
+  out.setCorruptKeys(KeysAsData(reply.corrupt_keys));
+}
+
+absl::Status ReadVerify(wire::VerifyReply::Reader in, VerifyReply& reply) {
+  reply.next_cursor = in.getNextCursor();
+  reply.checked = in.getChecked();
+  reply.corrupt = in.getCorrupt();
+  reply.skipped = in.getSkipped();
+  reply.bytes = in.getBytes();
+  const auto keys = in.getCorruptKeys();
+  if (keys.size() % sizeof(ObjectKey) != 0) return BadReply("corrupt_keys");
+  reply.corrupt_keys.resize(keys.size() / sizeof(ObjectKey));
+  if (keys.size() > 0) std::memcpy(reply.corrupt_keys.data(), keys.begin(), keys.size());
+  return absl::OkStatus();
+}
+
+void WriteStatusReply(const StatusReply& reply, wire::StatusReply::Builder out) {
+  out.setVersion(ToText(reply.version));
+  out.setPid(reply.pid);
+  out.setUptimeMs(reply.uptime_ms);
+  out.setSocketPath(ToText(reply.socket_path));
+  out.setStateDir(ToText(reply.state_dir));
+  out.setVerify(static_cast<uint8_t>(reply.verify));
+  auto tiers = out.initTiers(reply.tiers.size());
+  for (size_t i = 0; i < reply.tiers.size(); ++i) {
+    const TierStatus& from = reply.tiers[i];
+    auto tier = tiers[i];
+    tier.setName(ToText(from.name));
+    tier.setDetail(ToText(from.detail));
+    tier.setCapacityBytes(from.capacity_bytes);
+    tier.setUsedBytes(from.used_bytes);
+    tier.setObjects(from.objects);
+    tier.setPopulatedBytes(from.populated_bytes);
+    tier.setHugePageBytes(from.huge_page_bytes);
+  }
+  auto sessions = out.initSessions(reply.sessions.size());
+  for (size_t i = 0; i < reply.sessions.size(); ++i) {
+    const SessionStatus& from = reply.sessions[i];
+    auto session = sessions[i];
+    session.setId(from.id);
+    session.setPid(from.pid);
+    session.setUid(from.uid);
+    session.setClientName(ToText(from.client_name));
+    session.setTenant(ToText(from.tenant));
+    session.setLeases(from.leases);
+    session.setReservations(from.reservations);
+    session.setAgeMs(from.age_ms);
+  }
+  out.setObjects(reply.objects);
+  out.setLeases(reply.leases);
+  out.setReservations(reply.reservations);
+  auto counters = out.initCounters(reply.counters.size());
+  for (size_t i = 0; i < reply.counters.size(); ++i) {
+    counters[i].setName(ToText(reply.counters[i].first));
+    counters[i].setValue(reply.counters[i].second);
+  }
+}
+
+absl::Status ReadStatusReply(wire::StatusReply::Reader in, StatusReply& reply) {
+  reply.version = ToString(in.getVersion());
+  reply.pid = in.getPid();
+  reply.uptime_ms = in.getUptimeMs();
+  reply.socket_path = ToString(in.getSocketPath());
+  reply.state_dir = ToString(in.getStateDir());
+  if (!KnownVerify(in.getVerify())) return BadReply("verify");
+  reply.verify = static_cast<VerifyMode>(in.getVerify());
+  for (const auto from : in.getTiers()) {
+    TierStatus& tier = reply.tiers.emplace_back();
+    tier.name = ToString(from.getName());
+    tier.detail = ToString(from.getDetail());
+    tier.capacity_bytes = from.getCapacityBytes();
+    tier.used_bytes = from.getUsedBytes();
+    tier.objects = from.getObjects();
+    tier.populated_bytes = from.getPopulatedBytes();
+    tier.huge_page_bytes = from.getHugePageBytes();
+  }
+  for (const auto from : in.getSessions()) {
+    SessionStatus& session = reply.sessions.emplace_back();
+    session.id = from.getId();
+    session.pid = from.getPid();
+    session.uid = from.getUid();
+    session.client_name = ToString(from.getClientName());
+    session.tenant = ToString(from.getTenant());
+    session.leases = from.getLeases();
+    session.reservations = from.getReservations();
+    session.age_ms = from.getAgeMs();
+  }
+  reply.objects = in.getObjects();
+  reply.leases = in.getLeases();
+  reply.reservations = in.getReservations();
+  for (const auto from : in.getCounters()) {
+    reply.counters.emplace_back(ToString(from.getName()), from.getValue());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace terrace

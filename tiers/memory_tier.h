@@ -7,10 +7,12 @@
 // are ever allocated.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "absl/status/statusor.h"
 #include "config/post.h"
@@ -22,6 +24,7 @@ namespace terrace {
 struct Extent {
   uint64_t offset = 0;
   uint64_t bytes = 0;  // as asked for, not rounded
+  uint32_t block = 0;  // the allocator's name for it
 };
 
 struct MemoryTierOptions {
@@ -41,17 +44,39 @@ class MemoryTier {
   absl::StatusOr<Extent> Allocate(uint64_t bytes);
   void Free(const Extent& extent);
 
-  uint8_t* At(const Extent& extent) const;  // for I/O into and out of the extent
-  int fd() const;
-  uint64_t capacity_bytes() const;
-  uint64_t populated_bytes() const;   // [0, populated) of the memfd may be mapped and used
-  uint64_t used_bytes() const;
-  uint64_t largest_free_bytes() const;
-  bool growing() const;               // a populate step is under way
-  uint64_t HugePageBytes() const;
-  // Called on the loop after each step; may be empty. Starts the next step by itself while free
-  // populated space is below one step and capacity allows.
-  void OnGrown(std::function<void()> callback);
+  // Where the extent is mapped here, for I/O into and out of it.
+  uint8_t* At(const Extent& extent) const { return memory_.data() + extent.offset; }
+  int fd() const { return memory_.fd(); }
+  uint64_t capacity_bytes() const { return memory_.size_bytes(); }
+  // [0, populated) of the memfd may be mapped and used.
+  uint64_t populated_bytes() const { return allocator_.size_bytes(); }
+  uint64_t used_bytes() const { return allocator_.used_bytes(); }
+  uint64_t largest_free_bytes() const { return allocator_.largest_free_bytes(); }
+  bool growing() const { return growing_; }  // a populate step is under way
+  uint64_t HugePageBytes() const { return memory_.HugePageBytes(); }
+
+ private:
+  MemoryTier(MemoryTierOptions options, kernels::SharedMemory memory, PostFn post);
+  // Starts the next step when less than one step is free and capacity allows.
+  void GrowIfShort();
+  void Grown(uint64_t bytes, absl::Status status);
+  void GrowThread();
+
+  const MemoryTierOptions options_;
+  kernels::SharedMemory memory_;
+  PostFn post_;
+  ExtentAllocator allocator_;
+  bool growing_ = false;
+  bool out_of_memory_ = false;  // the machine has no more: stay at what is populated
+  // Guards against a step that is posted after this object is gone.
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+
+  // Hand-over to the grow thread: the step to populate, or stop.
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  uint64_t step_begin_ = 0, step_bytes_ = 0;
+  bool stopping_ = false;
+  std::thread thread_;
 };
 
 }  // namespace terrace

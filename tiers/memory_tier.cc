@@ -1,0 +1,109 @@
+#include "tiers/memory_tier.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "spdlog/spdlog.h"
+
+namespace terrace {
+
+namespace {
+
+// Small, so that the first store after a start does not wait for a whole step.
+constexpr uint64_t kFirstStepBytes = 16 << 20;
+constexpr uint64_t kPageBytes = 4096;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MemoryTier>> MemoryTier::Create(MemoryTierOptions options,
+                                                               PostFn post) {
+  auto memory = kernels::SharedMemory::Create(options.name, options.capacity_bytes);
+  if (!memory.ok()) return memory.status();
+  options.growth_step_bytes =
+      std::max(kPageBytes, options.growth_step_bytes / kPageBytes * kPageBytes);
+  auto tier = std::unique_ptr<MemoryTier>(
+      new MemoryTier(std::move(options), *std::move(memory), std::move(post)));
+  tier->GrowIfShort();
+  return tier;
+}
+
+MemoryTier::MemoryTier(MemoryTierOptions options, kernels::SharedMemory memory, PostFn post)
+    : options_(std::move(options)),
+      memory_(std::move(memory)),
+      post_(std::move(post)),
+      thread_([this] { GrowThread(); }) {}
+
+MemoryTier::~MemoryTier() {
+  *alive_ = false;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+absl::StatusOr<Extent> MemoryTier::Allocate(uint64_t bytes) {
+  if (bytes == 0 || bytes > capacity_bytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an object of ", bytes, " bytes does not fit the host tier of ",
+                     capacity_bytes(), " bytes (host.capacity)"));
+  }
+  const auto allocation = allocator_.Allocate(bytes);
+  GrowIfShort();
+  if (!allocation) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no free run of ", bytes, " bytes in the host tier"));
+  }
+  return Extent{allocation->offset, bytes, allocation->block};
+}
+
+void MemoryTier::Free(const Extent& extent) { allocator_.Free(extent.block); }
+
+void MemoryTier::GrowIfShort() {
+  const uint64_t populated = populated_bytes();
+  const uint64_t free_bytes = populated - used_bytes();
+  if (growing_ || out_of_memory_ || populated == capacity_bytes() ||
+      free_bytes >= options_.growth_step_bytes) {
+    return;
+  }
+  growing_ = true;
+  const uint64_t step = populated == 0 ? std::min(kFirstStepBytes, options_.growth_step_bytes)
+                                       : options_.growth_step_bytes;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    step_begin_ = populated;
+    step_bytes_ = std::min(step, capacity_bytes() - populated);
+  }
+  wake_.notify_one();
+}
+
+void MemoryTier::Grown(uint64_t bytes, absl::Status status) {
+  growing_ = false;
+  if (!status.ok()) {
+    out_of_memory_ = true;
+    spdlog::warn("host tier stays at {} of {} bytes: {}", populated_bytes(), capacity_bytes(),
+                 status.ToString());
+    return;
+  }
+  allocator_.Grow(bytes);
+  GrowIfShort();
+}
+
+void MemoryTier::GrowThread() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [this] { return stopping_ || step_bytes_ > 0; });
+    if (stopping_) return;
+    const uint64_t begin = step_begin_, bytes = std::exchange(step_bytes_, 0);
+    lock.unlock();
+    absl::Status status = memory_.Populate(begin, begin + bytes);
+    post_([this, alive = alive_, bytes, status] {
+      if (*alive) Grown(bytes, status);
+    });
+    lock.lock();
+  }
+}
+
+}  // namespace terrace

@@ -130,9 +130,10 @@ void ServerImpl::Admit(kj::AutoCloseFd&& fd) {
   auto client = kj::heap<Client>(loop_.impl().io.unixEventPort, kj::mv(fd), std::move(state));
   auto ended = client->stream.WhenEnded().exclusiveJoin(client->network.onDisconnect());
   clients_.emplace(id, kj::mv(client));
-  // Later, not in the event of the stream itself, which is destroyed.
-  auto remove = [this, id] { return kj::evalLater([this, id] { Remove(id); }); };
-  tasks_.add(ended.then(remove, [remove](kj::Exception&&) { return remove(); }));
+  // Whether it ended well or not is all one. Later, not in an event of what is to be destroyed.
+  tasks_.add(ended.catch_([](kj::Exception&&) {}).then([this, id] {
+    return kj::evalLater([this, id] { Remove(id); });
+  }));
 }
 
 // Tells why in the protocol's own words, so that the client reports ResourceExhausted.

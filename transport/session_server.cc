@@ -10,6 +10,7 @@ namespace terrace {
 namespace {
 
 constexpr uint64_t kErrorWords = 64;    // room for a status in a result
+constexpr uint64_t kStatusWords = 1024;  // a first segment; more sessions need more
 constexpr uint32_t kMaxListObjects = 1024;
 
 class SharedFdServer final : public wire::SharedFd::Server {
@@ -196,7 +197,7 @@ kj::Promise<void> SessionServer::status(StatusContext context) {
   if (absl::Status status = Open(); !status.ok()) return Answer(context, status);
   auto reply = service().Status(id());
   if (!reply.ok()) return Answer(context, reply.status());
-  WriteStatusReply(*reply, context.getResults().initReply());
+  WriteStatusReply(*reply, context.getResults(capnp::MessageSize{kStatusWords, 0}).initReply());
   return kj::READY_NOW;
 }
 

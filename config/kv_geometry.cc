@@ -148,13 +148,13 @@ absl::Status KvGeometry::Validate() const {
   if (absl::Status s = CheckRange("pp_rank", pp_rank, 0, pp_size - 1); !s.ok()) return s;
   // The widest token allowed above is 219 * 32 MiB, more than an object may hold: refuse here, at
   // registration, what no store could ever use. At most 2^33 * 16, so it cannot wrap.
-  const uint64_t token_bytes = uint64_t{layers} * kv_heads *
-                               (uint64_t{head_dim} + v_head_dim) * DtypeBytes(dtype);
+  const uint64_t token_bytes =
+      uint64_t{layers} * kv_heads * (uint64_t{head_dim} + v_head_dim) * DtypeBytes(dtype);
   if (token_bytes * kGrainTokens > kMaxPayloadBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "geometry: layers * kv_heads * (head_dim + v_head_dim) is ", token_bytes,
-        " bytes a token; expected at most ", kMaxPayloadBytes / kGrainTokens,
-        ", so that ", kGrainTokens, " tokens fit one object"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("geometry: layers * kv_heads * (head_dim + v_head_dim) is ", token_bytes,
+                     " bytes a token; expected at most ", kMaxPayloadBytes / kGrainTokens,
+                     ", so that ", kGrainTokens, " tokens fit one object"));
   }
   return absl::OkStatus();
 }

@@ -21,15 +21,15 @@ uint32_t DtypeBytes(Dtype dtype);
 enum class KvOrder : uint8_t { kTokenMajor = 1, kHeadMajor = 2 };
 
 struct KvGeometry {
-  std::string model_id;       // weights identity: a digest or a revision name; not empty, <= 512 bytes
+  std::string model_id;  // weights identity: a digest or a revision name; not empty, <= 512 bytes
   Dtype dtype = Dtype::kBf16;
   KvOrder order = KvOrder::kTokenMajor;
-  uint32_t layers = 0;        // 1 .. 219 (kMaxParts)
-  uint32_t kv_heads = 0;      // 1 .. 1024
-  uint32_t head_dim = 0;      // of K, 1 .. 4096
-  uint32_t v_head_dim = 0;    // of V, 1 .. 4096
-  double rope_theta = 0;      // 0 when the model has no RoPE
-  std::string rope_scaling;   // canonical text of the scaling parameters; empty when none
+  uint32_t layers = 0;       // 1 .. 219 (kMaxParts)
+  uint32_t kv_heads = 0;     // 1 .. 1024
+  uint32_t head_dim = 0;     // of K, 1 .. 4096
+  uint32_t v_head_dim = 0;   // of V, 1 .. 4096
+  double rope_theta = 0;     // 0 when the model has no RoPE
+  std::string rope_scaling;  // canonical text of the scaling parameters; empty when none
   uint32_t tp_rank = 0, tp_size = 1, pp_rank = 0, pp_size = 1;
   std::string lora;           // adapter identity; empty when none
   std::string engine_layout;  // engine-private tag (ISA, block size, ...); empty when standard

@@ -16,9 +16,7 @@ static_assert(std::endian::native == std::endian::little,
 
 // Picks libsodium's fastest BLAKE2b for this CPU, once and thread-safely. A failure would leave
 // the portable implementation, which computes the same values.
-void InitSodiumOnce() {
-  [[maybe_unused]] static const int initialised = sodium_init();
-}
+void InitSodiumOnce() { [[maybe_unused]] static const int initialised = sodium_init(); }
 
 // H of DESIGN section 4: BLAKE2b-256 keyed with a salt, fed field by field. Variable-length fields
 // come last or behind their own length, so no two inputs share an encoding.
@@ -73,9 +71,9 @@ absl::StatusOr<ObjectKey> ObjectKey::FromHex(std::string_view hex) {
     const int high = HexValue(hex[2 * i]);
     const int low = HexValue(hex[2 * i + 1]);
     if (high < 0 || low < 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "key: not a hexadecimal digit at character ", 2 * i + (high < 0 ? 0 : 1),
-          "; expected 64 hexadecimal digits"));
+      return absl::InvalidArgumentError(absl::StrCat("key: not a hexadecimal digit at character ",
+                                                     2 * i + (high < 0 ? 0 : 1),
+                                                     "; expected 64 hexadecimal digits"));
     }
     key.bytes[i] = static_cast<uint8_t>(high << 4 | low);
   }
@@ -110,11 +108,8 @@ std::vector<ObjectKey> GrainKeys(const Salt& salt, const ObjectKey& root,
 }
 
 ObjectKey OpaqueKey(const Salt& salt, const Fingerprint& fingerprint, std::string_view name) {
-  return {KeyedHash(salt)
-              .Add("opaque")
-              .Add(fingerprint.data(), fingerprint.size())
-              .Add(name)
-              .Finish()};
+  return {
+      KeyedHash(salt).Add("opaque").Add(fingerprint.data(), fingerprint.size()).Add(name).Finish()};
 }
 
 Salt DeriveSalt(const Salt& salt, std::string_view name) {

@@ -10,9 +10,9 @@ absl::Status ObjectLayout::Validate() const {
         absl::StrCat("layout.kind: ", static_cast<int>(kind), "; expected 1 (KV) .. 4 (opaque)"));
   }
   if (part_bytes_per_token.empty() || part_bytes_per_token.size() > kMaxParts - 1) {
-    return absl::InvalidArgumentError(absl::StrCat("layout.part_bytes_per_token: ",
-                                                   part_bytes_per_token.size(),
-                                                   " parts; expected 1 .. ", kMaxParts - 1));
+    return absl::InvalidArgumentError(
+        absl::StrCat("layout.part_bytes_per_token: ", part_bytes_per_token.size(),
+                     " parts; expected 1 .. ", kMaxParts - 1));
   }
   for (size_t i = 0; i < part_bytes_per_token.size(); ++i) {
     if (part_bytes_per_token[i] == 0) {

@@ -18,9 +18,9 @@ enum class ObjectKind : uint8_t { kKv = 1, kExpert = 2, kDocument = 3, kOpaque =
 
 inline constexpr uint64_t kPartAlignment = 64;
 inline constexpr uint64_t kExtentAlignment = 4096;
-inline constexpr uint32_t kMaxParts = 440;          // fits one 4 KiB record header
+inline constexpr uint32_t kMaxParts = 440;  // fits one 4 KiB record header
 inline constexpr uint32_t kMaxChunkTokens = 4096;
-inline constexpr uint64_t kMaxPayloadBytes = uint64_t{4} << 30;
+inline constexpr uint64_t kMaxPayloadBytes = (uint64_t{4} << 30) - kPartAlignment;  // ends fit u32
 
 struct PartSpan {
   uint64_t offset;  // from the start of the payload, multiple of 64

@@ -20,8 +20,9 @@ constexpr std::array<std::string_view, 2> kNotify = {"auto", "off"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
-#define TERRACE_MEMBER(path) [](Options& o, size_t) -> auto& { return o.path; }
-#define TERRACE_TENANT(path) [](Options& o, size_t tenant) -> auto& { return o.tenants[tenant].path; }
+#define TERRACE_MEMBER(path) ([](Options & o, size_t) -> auto& { return o.path; })
+[](Options& o, size_t) -> auto& { return o.path; }
+#define TERRACE_TENANT(path) ([](Options & o, size_t i) -> auto& { return o.tenants[i].path; })
 
 constexpr std::array<OptionKey, 4> kServerKeys = {{
     {"socket_path", PathField{TERRACE_MEMBER(server.socket_path), kMaxSocketPathBytes},
@@ -66,8 +67,7 @@ constexpr std::array<OptionKey, 3> kHostKeys = {{
      SizeField{TERRACE_MEMBER(host.capacity),
                {4 * kMiB, 64 * kTiB, 1, "the cgroup's memory limit, else of the machine's memory"}},
      "Shared memory for objects, all tenants together. Grows to this, never past it."},
-    {"growth_step",
-     SizeField{TERRACE_MEMBER(host.growth_step), {kMiB, 16 * kGiB, kPage, ""}},
+    {"growth_step", SizeField{TERRACE_MEMBER(host.growth_step), {kMiB, 16 * kGiB, kPage, ""}},
      "Memory is taken and populated in steps of this size, ahead of demand. Speed only."},
     {"verify", ChoiceField{TERRACE_MEMBER(host.verify), kVerify},
      "When checksums are compared: crossing, whenever bytes move between tiers; always, also each "
@@ -193,9 +193,7 @@ struct RenderVisitor {
   Result operator()(const BoolField& f) const {
     return f.member(options, tenant) ? "true" : "false";
   }
-  Result operator()(const IntegerField& f) const {
-    return absl::StrCat(f.member(options, tenant));
-  }
+  Result operator()(const IntegerField& f) const { return absl::StrCat(f.member(options, tenant)); }
   Result operator()(const SizeField& f) const {
     return Quoted(FormatSize(f.member(options, tenant)));
   }

@@ -1,7 +1,7 @@
 #include "config/options.h"
 
-// toml++ 3.3, as Debian ships it, tells the compiler to assume things that hostile text makes false:
-// that most letters between U+00A0 and U+0499 never stand outside of a string, and that what
+// toml++ 3.3, as Debian ships it, tells the compiler to assume things that hostile text makes
+// false: that most letters between U+00A0 and U+0499 never stand outside of a string, and that what
 // follows '[' starts a key. The first is in a header whose functions all return bool, and false is
 // right there; after the second comes code that reports the error. So neither is assumed here.
 #define TOML_EXCEPTIONS 0
@@ -44,9 +44,8 @@ std::string Printable(std::string_view text) {
 }
 
 bool HasControlCharacters(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) {
-    return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-  });
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
 std::string Shown(const toml::node& node) {
@@ -272,9 +271,9 @@ class Reader {
   absl::Status CheckDuplicates(const std::string& path, uint32_t line,
                                const TenantOptions& tenant) {
     if (const auto [other, added] = tenant_by_name_.emplace(tenant.name, path); !added) {
-      return Error(line, absl::StrCat("key '", path, ".name' = \"", tenant.name,
-                                      "\": already the name of ", other->second,
-                                      "; expected distinct names"));
+      return Error(
+          line, absl::StrCat("key '", path, ".name' = \"", tenant.name, "\": already the name of ",
+                             other->second, "; expected distinct names"));
     }
     for (uint32_t uid : tenant.uids) {
       if (const auto [other, added] = tenant_by_uid_.emplace(uid, path); !added) {
@@ -328,8 +327,7 @@ absl::StatusOr<Options> LoadOptions(const std::string& path) {
   std::string text(kMaxFileBytes + 1, '\0');
   if (file) file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (file.gcount() == 0 && !file.eof()) {
-    return absl::ErrnoToStatus(errno != 0 ? errno : EIO,
-                               absl::StrCat("configuration file ", path));
+    return absl::ErrnoToStatus(errno != 0 ? errno : EIO, absl::StrCat("configuration file ", path));
   }
   text.resize(static_cast<size_t>(file.gcount()));
   return ParseOptions(text, path);

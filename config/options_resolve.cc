@@ -85,8 +85,8 @@ absl::Status ResolveNvme(NvmeSection& nvme) {
   if (nvme.enabled && bytes < 2 * nvme.segment_size.bytes) {
     return Contradiction(
         "nvme.capacity", shown,
-        absl::StrCat("at least two segments of nvme.segment_size (",
-                     FormatSize(nvme.segment_size), "), not ", bytes,
+        absl::StrCat("at least two segments of nvme.segment_size (", FormatSize(nvme.segment_size),
+                     "), not ", bytes,
                      " bytes; free space, lower segment_size, or set nvme.enabled = false"));
   }
   nvme.capacity = Size::Bytes(bytes);
@@ -120,10 +120,10 @@ absl::Status ResolveTenants(Options& options) {
   if (unset_count == 0) return absl::OkStatus();
   const uint64_t share = left / unset_count / kPageBytes * kPageBytes;
   if (share < kMinTenantHostBytes) {
-    return Contradiction("host.capacity", absl::StrCat(whole, " bytes"),
-                         absl::StrCat("at least ", kMinTenantHostBytes, " bytes for each of ",
-                                      unset_count, " tenants without a host_capacity, not ",
-                                      share));
+    return Contradiction(
+        "host.capacity", absl::StrCat(whole, " bytes"),
+        absl::StrCat("at least ", kMinTenantHostBytes, " bytes for each of ", unset_count,
+                     " tenants without a host_capacity, not ", share));
   }
   for (TenantOptions& tenant : options.tenants) {
     if (!tenant.host_capacity) tenant.host_capacity = Size::Bytes(share);

@@ -64,8 +64,8 @@ std::string ExampleToml() {
       "# Configuration of terraced. Every key is listed; what is not commented out shows its\n"
       "# default, so an empty file, or none, means the same. Reference: docs/configuration.md.\n";
   for (const OptionSection& section : OptionSections()) {
-    absl::StrAppend(&out, "\n", Comment(section.doc), section.repeated ? "# " : "",
-                    Header(section), "\n");
+    absl::StrAppend(&out, "\n", Comment(section.doc), section.repeated ? "# " : "", Header(section),
+                    "\n");
     for (const OptionKey& key : section.keys) {
       absl::StrAppend(&out, "\n", Comment(key.doc),
                       Comment(absl::StrCat("Accepts ", Accepted(key.field), ".")));

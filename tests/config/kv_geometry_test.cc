@@ -99,8 +99,7 @@ TEST(KvGeometry, InconsistentValuesAreRefusedByName) {
       {"v_head_dim", [](KvGeometry& g) { g.v_head_dim = 4097; }},
       {"rope_theta", [](KvGeometry& g) { g.rope_theta = std::nan(""); }},
       {"rope_theta", [](KvGeometry& g) { g.rope_theta = -1; }},
-      {"rope_theta",
-       [](KvGeometry& g) { g.rope_theta = std::numeric_limits<double>::infinity(); }},
+      {"rope_theta", [](KvGeometry& g) { g.rope_theta = std::numeric_limits<double>::infinity(); }},
       {"rope_scaling", [](KvGeometry& g) { g.rope_scaling.assign(4097, 's'); }},
       {"tp_size", [](KvGeometry& g) { g.tp_size = 0; }},
       {"tp_rank", [](KvGeometry& g) { g.tp_rank = 1; }},
@@ -120,8 +119,8 @@ TEST(KvGeometry, InconsistentValuesAreRefusedByName) {
 }
 
 TEST(KvGeometry, DtypeNamesRoundTrip) {
-  for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBf16, Dtype::kF8E4M3, Dtype::kF8E5M2,
-                      Dtype::kI8}) {
+  for (Dtype dtype :
+       {Dtype::kF32, Dtype::kF16, Dtype::kBf16, Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kI8}) {
     EXPECT_EQ(*ParseDtype(DtypeName(dtype)), dtype);
     EXPECT_GT(DtypeBytes(dtype), 0u);
   }

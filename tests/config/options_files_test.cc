@@ -72,9 +72,12 @@ TEST(OptionsFiles, CommentedSamplesAreAccepted) {
   std::istringstream example(ExampleToml());
   for (std::string line; std::getline(example, line);) {
     const bool sample = line.rfind("# ", 0) == 0 && line.find(" = ") != std::string::npos;
-    if (line == "# [[tenants]]") line = "[[tenants]]";
-    else if (line.rfind("# salt", 0) == 0) line = "salt = \"" + std::string(64, '0') + "\"";
-    else if (sample) line = line.substr(2);
+    if (line == "# [[tenants]]")
+      line = "[[tenants]]";
+    else if (line.rfind("# salt", 0) == 0)
+      line = "salt = \"" + std::string(64, '0') + "\"";
+    else if (sample)
+      line = line.substr(2);
     text += line + "\n";
   }
   const absl::StatusOr<Options> parsed = ParseOptions(text, "uncommented");

@@ -83,8 +83,7 @@ TEST(ResolveOptions, TheSocketFollowsTheRuntimeDirectory) {
   options.server.socket_path.clear();
   {
     ScopedEnvironment runtime("XDG_RUNTIME_DIR", "/run/user/1000");
-    EXPECT_EQ(ResolveOptions(options)->server.socket_path,
-              "/run/user/1000/terrace/terraced.sock");
+    EXPECT_EQ(ResolveOptions(options)->server.socket_path, "/run/user/1000/terrace/terraced.sock");
     EXPECT_EQ(DefaultSocketPath(), "/run/user/1000/terrace/terraced.sock");
   }
   for (const char* unusable : {static_cast<const char*>(nullptr), "", "relative"}) {

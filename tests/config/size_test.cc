@@ -17,18 +17,18 @@ TEST(Size, AcceptsBytesBinaryUnitsAndPercent) {
 }
 
 TEST(Size, RefusesWhatItWouldHaveToGuess) {
-  for (std::string_view bad : {"", "GiB", "8GB", "8G", "8gib", "8 GiB", " 8GiB", "8GiB ", "-1",
-                               "+1", "1.5GiB", "0%", "101%", "60%%", "1e9", "0x10",
-                               "99999999999999999999", "99999999TiB"}) {
+  for (std::string_view bad :
+       {"", "GiB", "8GB", "8G", "8gib", "8 GiB", " 8GiB", "8GiB ", "-1", "+1", "1.5GiB", "0%",
+        "101%", "60%%", "1e9", "0x10", "99999999999999999999", "99999999TiB"}) {
     const absl::StatusOr<Size> size = ParseSize(bad);
     EXPECT_EQ(size.status().code(), absl::StatusCode::kInvalidArgument) << bad;
   }
 }
 
 TEST(Size, FormatIsExactAndReadsBack) {
-  for (uint64_t bytes : {uint64_t{0}, uint64_t{1}, uint64_t{1023}, uint64_t{1024}, uint64_t{4097},
-                         uint64_t{3} << 20, uint64_t{5} << 30, uint64_t{7} << 40,
-                         std::numeric_limits<uint64_t>::max()}) {
+  for (uint64_t bytes :
+       {uint64_t{0}, uint64_t{1}, uint64_t{1023}, uint64_t{1024}, uint64_t{4097}, uint64_t{3} << 20,
+        uint64_t{5} << 30, uint64_t{7} << 40, std::numeric_limits<uint64_t>::max()}) {
     EXPECT_EQ(*ParseSize(FormatSize(Size::Bytes(bytes))), Size::Bytes(bytes)) << bytes;
   }
   EXPECT_EQ(FormatSize(Size::Bytes(uint64_t{64} << 20)), "64MiB");

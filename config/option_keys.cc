@@ -21,7 +21,6 @@ constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
 #define TERRACE_MEMBER(path) ([](Options & o, size_t) -> auto& { return o.path; })
-[](Options& o, size_t) -> auto& { return o.path; }
 #define TERRACE_TENANT(path) ([](Options & o, size_t i) -> auto& { return o.tenants[i].path; })
 
 constexpr std::array<OptionKey, 4> kServerKeys = {{

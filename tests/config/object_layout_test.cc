@@ -63,8 +63,8 @@ TEST(ObjectLayout, PayloadsBeyondTheLimitAreRefusedWithoutWrapping) {
   EXPECT_FALSE(LayoutOf(std::vector<uint32_t>(kMaxParts - 1, huge))
                    .CheckObject(kMaxChunkTokens, kMaxChunkTokens / 16)
                    .ok());
-  EXPECT_TRUE(LayoutOf({1u << 31, 1u << 31}).CheckObject(1, 0).ok()) << "exactly the limit";
-  EXPECT_FALSE(LayoutOf({1u << 31, 1u << 31, 1}).CheckObject(1, 0).ok());
+  EXPECT_TRUE(LayoutOf({1u << 31, (1u << 31) - 64}).CheckObject(1, 0).ok()) << "exactly the limit";
+  EXPECT_FALSE(LayoutOf({1u << 31, (1u << 31) - 64, 1}).CheckObject(1, 0).ok());
 }
 
 }  // namespace

@@ -1,0 +1,156 @@
+// The checks of the conversions on messages that no client of ours would send, and the framing.
+#include "transport/wire_codec.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+
+#include "transport/message_buffer.h"
+
+namespace terrace {
+namespace {
+
+using ::testing::HasSubstr;
+
+capnp::Data::Reader Bytes(const std::string& bytes) {
+  return capnp::Data::Reader(reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size());
+}
+
+TEST(WireCodecTest, KeysMustBeWholeAndFew) {
+  const std::string bytes(32 * 5, 'k');
+  absl::Span<const ObjectKey> keys;
+  ASSERT_TRUE(ReadKeys(Bytes(bytes), "keys", {5}, keys).ok());
+  EXPECT_EQ(keys.size(), 5u);
+  EXPECT_EQ(static_cast<const void*>(keys.data()), bytes.data());  // no copy
+  absl::Status status = ReadKeys(Bytes(bytes), "keys", {4}, keys);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  status = ReadKeys(Bytes(bytes.substr(1)), "grains", {5}, keys);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("grains"));
+}
+
+TEST(WireCodecTest, OneKeyIsThirtyTwoBytes) {
+  ObjectKey key;
+  for (size_t size : {0, 1, 31, 33, 64}) {
+    EXPECT_EQ(ReadKey(Bytes(std::string(size, 'x')), "key", key).code(),
+              absl::StatusCode::kInvalidArgument)
+        << size;
+  }
+  EXPECT_TRUE(ReadOptionalKey(Bytes(""), "parent", key).ok());
+  EXPECT_TRUE(key.IsZero());
+  EXPECT_FALSE(ReadOptionalKey(Bytes("x"), "parent", key).ok());
+}
+
+TEST(WireCodecTest, CommitListsAreBounded) {
+  capnp::MallocMessageBuilder message;
+  auto params = message.initRoot<wire::Session::CommitParams>();
+  auto item = params.initItems(1)[0];
+  item.initPartCrcs(kMaxParts + 1);
+  std::vector<CommitItem> items;
+  absl::Status status = ReadCommit(params.asReader(), {}, items);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("part_crcs"));
+  item.initPartCrcs(kMaxParts);
+  EXPECT_TRUE(ReadCommit(params.asReader(), {}, items).ok());
+  item.initGrainFilters(kMaxChunkTokens / kGrainTokens + 1);
+  status = ReadCommit(params.asReader(), {}, items);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("grain_filters"));
+}
+
+TEST(WireCodecTest, ReserveNamesTheBadField) {
+  capnp::MallocMessageBuilder message;
+  auto params = message.initRoot<wire::Session::ReserveParams>();
+  auto item = params.initItems(1)[0];
+  std::vector<ReserveItem> items;
+  EXPECT_THAT(std::string(ReadReserve(params.asReader(), {}, items).message()),
+              HasSubstr("items.key"));
+  item.initKey(32);
+  item.initParent(7);
+  EXPECT_THAT(std::string(ReadReserve(params.asReader(), {}, items).message()),
+              HasSubstr("items.parent"));
+}
+
+TEST(WireCodecTest, RepliesOfAStrangeDaemonAreErrors) {
+  std::vector<ExtentInfo> extents;
+  EXPECT_FALSE(ReadExtents(Bytes(std::string(15, '\0')), 1, extents).ok());
+  EXPECT_FALSE(ReadExtents(Bytes(std::string(32, '\0')), 1, extents).ok());  // more than asked
+  std::string record(16, '\0');
+  record[14] = 3;  // no such tier
+  EXPECT_FALSE(ReadExtents(Bytes(record), 1, extents).ok());
+  EXPECT_TRUE(extents.empty());
+
+  capnp::MallocMessageBuilder message;
+  Welcome welcome;
+  auto out = message.initRoot<wire::Welcome>();
+  EXPECT_FALSE(ReadWelcome(out.asReader(), welcome).ok());  // no salt
+  AcquireReply reply;
+  capnp::MallocMessageBuilder other;
+  EXPECT_FALSE(ReadAcquire(other.initRoot<wire::AcquireReply>().asReader(), 1, reply).ok());
+}
+
+TEST(WireCodecTest, AnUnknownStatusCodeIsUnknown) {
+  capnp::MallocMessageBuilder message;
+  auto error = message.initRoot<wire::Error>();
+  error.setCode(999);
+  error.setMessage("from the future");
+  EXPECT_EQ(ReadStatus(error.asReader()), absl::UnknownError("from the future"));
+}
+
+// Feeds `stream` in pieces of `piece` bytes and counts what comes out.
+int CountMessages(const kj::Array<capnp::word>& stream, size_t piece, int copies) {
+  MessageBuffer buffer(1 << 20);
+  int count = 0;
+  for (int copy = 0; copy < copies; ++copy) {
+    auto bytes = stream.asBytes();
+    for (size_t at = 0; at < bytes.size();) {
+      auto space = buffer.Space();
+      const size_t n = std::min({piece, bytes.size() - at, space.size()});
+      std::memcpy(space.begin(), bytes.begin() + at, n);
+      buffer.Added(n);
+      at += n;
+      for (;;) {
+        KJ_IF_MAYBE(message, buffer.Pop(capnp::ReaderOptions())) {
+          EXPECT_EQ((*message)->getRoot<wire::Error>().getCode(), 7);
+          ++count;
+        } else {
+          break;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(buffer.received(), buffer.popped());
+  return count;
+}
+
+TEST(MessageBufferTest, CutsAtAnyPieceSize) {
+  capnp::MallocMessageBuilder message(4, capnp::AllocationStrategy::FIXED_SIZE);
+  auto error = message.initRoot<wire::Error>();
+  error.setCode(7);
+  error.setMessage(std::string(50000, 'm').c_str());  // several segments, larger than the buffer
+  auto flat = capnp::messageToFlatArray(message);
+  ASSERT_GT(message.getSegmentsForOutput().size(), 1u);
+  for (size_t piece : {1, 3, 8, 1000, 4096, 1 << 20}) {
+    EXPECT_EQ(CountMessages(flat, piece, 5), 5) << piece;
+  }
+}
+
+TEST(MessageBufferTest, RefusesBadFraming) {
+  for (const auto& [segments, words] : {std::pair<uint32_t, uint32_t>{0xffffffff, 1},
+                                        {512, 1},
+                                        {0, 0x10000000},
+                                        {1, 0xffffffff}}) {
+    MessageBuffer buffer(1 << 20);
+    auto space = buffer.Space();
+    const uint32_t header[4] = {segments, words, words, 0};
+    std::memcpy(space.begin(), header, sizeof header);
+    buffer.Added(sizeof header);
+    EXPECT_THROW((void)buffer.Pop(capnp::ReaderOptions()), kj::Exception) << segments;
+  }
+}
+
+}  // namespace
+}  // namespace terrace

@@ -12,20 +12,20 @@ namespace terrace::bench {
 
 struct Row {
   std::string name;
-  std::string unit;             // of value and reference_value
-  double value = 0;             // median over the pairs
+  std::string unit;  // of value and reference_value
+  double value = 0;  // median over the pairs
   std::string reference_name;
   double reference_value = 0;
-  double ratio_median = 0;      // ours / reference, as the bar states it
+  double ratio_median = 0;  // ours / reference, as the bar states it
   double ratio_min = 0;
   double ratio_max = 0;
   uint64_t pairs = 0;
-  std::string note;             // what a reader must know to judge the figure; may be empty
+  std::string note;  // what a reader must know to judge the figure; may be empty
 };
 
 struct Context {
-  std::string binary_dir;       // where terrace-bench lies, and terraced next to it
-  std::string scratch_dir;      // removed at the end; on a real file system, not tmpfs
+  std::string binary_dir;   // where terrace-bench lies, and terraced next to it
+  std::string scratch_dir;  // removed at the end; on a real file system, not tmpfs
 };
 
 struct Suite {

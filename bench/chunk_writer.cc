@@ -106,8 +106,8 @@ CommitItem ChunkWriter::Write(const ChunkKeys& chunk, const ReserveResult& reser
   uint8_t* payload = segment_.data() + reservation.offset;
   const std::vector<PartSpan> parts = layout_.Parts(kChunkTokens, kChunkGrains);
   for (size_t i = 0; i < parts.size(); ++i) {
-    const void* source = i == 0 ? static_cast<const void*>(chunk.grains.data())
-                                : payload_.data() + parts[i].offset;
+    const void* source =
+        i == 0 ? static_cast<const void*>(chunk.grains.data()) : payload_.data() + parts[i].offset;
     item.part_crcs.push_back(
         kernels::CopyCrc32c(payload + parts[i].offset, source, parts[i].bytes));
   }

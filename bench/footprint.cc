@@ -16,12 +16,12 @@ namespace {
 
 constexpr uint64_t kObjects = 1'000'000;
 constexpr uint32_t kBatch = 256;
-constexpr uint32_t kPrefixChunks = 64;      // chunks a prompt: how often a chain starts anew
+constexpr uint32_t kPrefixChunks = 64;  // chunks a prompt: how often a chain starts anew
 constexpr uint64_t kPageBytes = 4096;
 constexpr double kFixedBytes = 48.0 * 1024 * 1024;
 constexpr double kBarBytesPerObject = 256;
 constexpr double kMaxSeconds = 300;
-constexpr double kMemoryShare = 0.7;        // of what is available, for the tier
+constexpr double kMemoryShare = 0.7;  // of what is available, for the tier
 
 uint64_t AvailableBytes() {
   std::ifstream file("/proc/meminfo");

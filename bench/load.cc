@@ -21,9 +21,8 @@ constexpr uint64_t kHostBytes = uint64_t{512} << 20;
 class PrivateMemory {
  public:
   explicit PrivateMemory(uint64_t bytes) : bytes_(bytes) {
-    void* mapped =
-        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
-             -1, 0);
+    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     data_ = mapped == MAP_FAILED ? nullptr : static_cast<uint8_t*>(mapped);
   }
   ~PrivateMemory() {
@@ -65,8 +64,7 @@ absl::StatusOr<uint64_t> LoadObject(Connection& connection, const ChunkWriter& w
   uint64_t sum = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     const uint8_t* part = payload + parts[i].offset;
-    if (!object.part_crcs.empty() &&
-        kernels::Crc32c(part, parts[i].bytes) != object.part_crcs[i]) {
+    if (!object.part_crcs.empty() && kernels::Crc32c(part, parts[i].bytes) != object.part_crcs[i]) {
       return absl::DataLossError(absl::StrCat(key.ToHex(), " part ", i));
     }
     sum += Sum(part, parts[i].bytes);

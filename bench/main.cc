@@ -1,8 +1,8 @@
 // terrace-bench: runs suites, prints a table for people and writes JSON for machines.
-#include <CLI/CLI.hpp>
 #include <signal.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>

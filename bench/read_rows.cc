@@ -69,14 +69,21 @@ absl::StatusOr<Row> ReadRow(Scanner& scanner) {
     }
   } while (scanner.Take(','));
   if (!scanner.Take('}')) return scanner.Error("'}'");
-  for (const char* needed : {"value", "reference_value", "ratio_median", "ratio_min", "ratio_max"}) {
+  for (const char* needed :
+       {"value", "reference_value", "ratio_median", "ratio_min", "ratio_max"}) {
     if (!numbers.contains(needed)) return scanner.Error(needed);
   }
   if (strings["name"].empty()) return scanner.Error("a row's name");
-  return Row{strings["name"],           strings["unit"],         numbers["value"],
-             strings["reference_name"], numbers["reference_value"], numbers["ratio_median"],
-             numbers["ratio_min"],      numbers["ratio_max"],
-             static_cast<uint64_t>(numbers["pairs"]), strings["note"]};
+  return Row{strings["name"],
+             strings["unit"],
+             numbers["value"],
+             strings["reference_name"],
+             numbers["reference_value"],
+             numbers["ratio_median"],
+             numbers["ratio_min"],
+             numbers["ratio_max"],
+             static_cast<uint64_t>(numbers["pairs"]),
+             strings["note"]};
 }
 
 }  // namespace

@@ -67,8 +67,8 @@ Machine DescribeMachine(const std::string& scratch_dir) {
   if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) {
     machine.cores = static_cast<uint32_t>(CPU_COUNT(&cpus));
   }
-  machine.memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  machine.memory_bytes =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   machine.simd = SimdOf("/proc/cpuinfo");
   machine.disk = DiskOf(scratch_dir);
   return machine;

@@ -1,4 +1,5 @@
-// rpc: the cost of asking where a long prefix is, against a bare socket that carries the same bytes.
+// rpc: the cost of asking where a long prefix is, against a bare socket that carries the same
+// bytes.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>

@@ -53,8 +53,8 @@ absl::StatusOr<std::vector<Row>> RunStore(const Context& context) {
     status = (*connection)->Remove(chunk.front().grains.back());
     if (!status.ok()) return status;
     if (i < 0) continue;
-    pairs.push_back({GigabytesPerSecond(payload.size(), ours),
-                     GigabytesPerSecond(payload.size(), copied)});
+    pairs.push_back(
+        {GigabytesPerSecond(payload.size(), ours), GigabytesPerSecond(payload.size(), copied)});
   }
   return std::vector<Row>{
       MakeRow("store_64MiB", "GB/s", "memcpy into populated shared memory", pairs)};

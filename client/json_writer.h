@@ -38,8 +38,7 @@ class JsonWriter {
   JsonWriter& Field(std::string_view key, bool value) { return Key(key).Bool(value); }
   JsonWriter& Field(std::string_view key, double value) { return Key(key).Double(value); }
   template <std::integral T>
-    requires(!std::same_as<T, bool>)
-  JsonWriter& Field(std::string_view key, T value) {
+  requires(!std::same_as<T, bool>) JsonWriter& Field(std::string_view key, T value) {
     return Key(key).Int(value);
   }
 

@@ -30,8 +30,8 @@ std::unique_ptr<Connection> Connect(const GlobalOptions& options, int& exit_code
   if (options.socket.empty()) {
     const auto defaults = ResolveOptions(DefaultOptions());
     if (!defaults.ok()) {
-      exit_code = Fail(options, "finding the default socket (name one with --socket)",
-                       defaults.status());
+      exit_code =
+          Fail(options, "finding the default socket (name one with --socket)", defaults.status());
       return nullptr;
     }
     connection.socket_path = defaults->server.socket_path;

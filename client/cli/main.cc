@@ -1,7 +1,6 @@
 // `terrace`: asks a running terraced, or reads a config file. Parses the command line and hands
 // over to one Run function (commands.h).
 #include <CLI/CLI.hpp>
-
 #include <functional>
 #include <string>
 #include <vector>
@@ -56,8 +55,9 @@ void AddGlobals(CLI::App& app, GlobalOptions& global) {
 }
 
 void AddObserving(CLI::App& app, Arguments& args, Action& action) {
-  app.add_subcommand("status", "Tiers, bytes, objects, hit rates, sessions")
-      ->callback([&] { action = [&] { return RunStatus(args.global); }; });
+  app.add_subcommand("status", "Tiers, bytes, objects, hit rates, sessions")->callback([&] {
+    action = [&] { return RunStatus(args.global); };
+  });
   CLI::App* top = app.add_subcommand("top", "Live view with rates; q or Ctrl-C ends it");
   top->add_option("--interval", args.top.interval_s, "Seconds between samples")
       ->check(CLI::Range(0.05, 3600.0))
@@ -119,8 +119,9 @@ void AddConfig(CLI::App& app, Arguments& args, Action& action) {
                  "With every share of memory or disk turned into bytes and every default filled "
                  "in, as the daemon would run");
   show->callback([&] { action = [&] { return RunConfigShow(args.global, args.config_show); }; });
-  app.add_subcommand("version", "Print the version")
-      ->callback([&] { action = [&] { return RunVersion(args.global); }; });
+  app.add_subcommand("version", "Print the version")->callback([&] {
+    action = [&] { return RunVersion(args.global); };
+  });
 }
 
 int Main(int argc, char** argv) {

@@ -106,8 +106,7 @@ int RunFlush(const GlobalOptions& options, double timeout_s) {
   }
   if (durable) return kOk;
   std::fprintf(stderr, "terrace: flush: timed out with %s objects (%s) not yet durable\n",
-               HumanCount(reply.pending_objects).c_str(),
-               HumanBytes(reply.pending_bytes).c_str());
+               HumanCount(reply.pending_objects).c_str(), HumanBytes(reply.pending_bytes).c_str());
   return kError;
 }
 
@@ -137,9 +136,8 @@ int RunVerify(const GlobalOptions& options) {
       }
       cursor = step->next_cursor;
       progress.Show(absl::StrCat("verifying: ", HumanCount(total.checked + total.skipped), " of ",
-                                 HumanCount(status->objects), " objects, ",
-                                 HumanBytes(total.bytes), ", ", HumanCount(total.corrupt),
-                                 " corrupt"));
+                                 HumanCount(status->objects), " objects, ", HumanBytes(total.bytes),
+                                 ", ", HumanCount(total.corrupt), " corrupt"));
     } while (cursor != 0);
   }
   PrintVerified(options, total, ElapsedMs(start));

@@ -7,6 +7,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/json_writer.h"
+#include "client/object_json.h"
 
 namespace terrace::cli {
 namespace {
@@ -15,16 +16,6 @@ using Align = Table::Align;
 constexpr uint32_t kPageObjects = 1000;
 constexpr size_t kKeyDigits = 64;
 
-const char* KindName(ObjectKind kind) {
-  switch (kind) {
-    case ObjectKind::kKv: return "kv";
-    case ObjectKind::kExpert: return "expert";
-    case ObjectKind::kDocument: return "document";
-    case ObjectKind::kOpaque: return "opaque";
-  }
-  return "unknown";
-}
-
 std::string TierNames(const ObjectInfo& object) {
   if (object.in_host && object.in_nvme) return "host nvme";
   return object.in_host ? "host" : object.in_nvme ? "nvme" : "-";
@@ -32,28 +23,6 @@ std::string TierNames(const ObjectInfo& object) {
 
 std::string FingerprintHex(const Fingerprint& fingerprint) {
   return ObjectKey{fingerprint}.ToHex();
-}
-
-void WriteObject(const ObjectInfo& object, JsonWriter& json) {
-  json.BeginObject().Field("key", object.key.ToHex());
-  json.Key("parent");
-  if (object.parent.IsZero()) {
-    json.Null();
-  } else {
-    json.String(object.parent.ToHex());
-  }
-  json.Field("fingerprint", FingerprintHex(object.fingerprint))
-      .Field("kind", KindName(object.kind))
-      .Field("token_count", object.token_count)
-      .Field("grain_count", object.grain_count)
-      .Field("cost_us", object.cost_us)
-      .Field("part_count", object.part_count)
-      .Field("payload_bytes", object.payload_bytes)
-      .Field("in_host", object.in_host)
-      .Field("in_nvme", object.in_nvme)
-      .Field("pinned", object.pinned)
-      .Field("lease_count", object.lease_count)
-      .EndObject();
 }
 
 absl::StatusOr<std::string> NormalPrefix(std::string_view text) {
@@ -164,14 +133,13 @@ void PrintObject(const ObjectInfo& object) {
   table.AddRow({"kind", KindName(object.kind)});
   table.AddRow({"tokens", absl::StrCat(HumanCount(object.token_count), " in ",
                                        HumanCount(object.grain_count), " grains")});
-  table.AddRow({"payload", absl::StrCat(HumanBytes(object.payload_bytes), " in ",
-                                        object.part_count, " parts")});
+  table.AddRow({"payload", absl::StrCat(HumanBytes(object.payload_bytes), " in ", object.part_count,
+                                        " parts")});
   table.AddRow({"tiers", TierNames(object)});
   table.AddRow({"pinned", object.pinned ? "yes" : "no"});
   table.AddRow({"leases", std::to_string(object.lease_count)});
-  table.AddRow({"remake cost", object.cost_us == 0
-                                   ? "unknown"
-                                   : absl::StrCat(HumanCount(object.cost_us), " us")});
+  table.AddRow({"remake cost",
+                object.cost_us == 0 ? "unknown" : absl::StrCat(HumanCount(object.cost_us), " us")});
   std::fputs(table.Render().c_str(), stdout);
 }
 

@@ -36,20 +36,17 @@ void PrintTiers(const StatusReply& status) {
                   Bar(tier.used_bytes, tier.capacity_bytes, 16),
                   Percent(tier.used_bytes, tier.capacity_bytes), HumanCount(tier.objects),
                   memory ? HumanBytes(tier.populated_bytes) : "-",
-                  memory ? Percent(tier.huge_page_bytes, tier.populated_bytes) : "-",
-                  tier.detail});
+                  memory ? Percent(tier.huge_page_bytes, tier.populated_bytes) : "-", tier.detail});
   }
   std::printf("\n%s", table.Render().c_str());
 }
 
 void PrintHitRates(const StatusReply& status) {
-  Table table({{"HIT RATE"},
-               {"", Align::kRight},
-               {"FOUND", Align::kRight},
-               {"ASKED FOR", Align::kRight}});
+  Table table(
+      {{"HIT RATE"}, {"", Align::kRight}, {"FOUND", Align::kRight}, {"ASKED FOR", Align::kRight}});
   for (const HitRate& rate : HitRates(status)) {
-    table.AddRow({rate.name, Percent(rate.hits, rate.asked), HumanCount(rate.hits),
-                  HumanCount(rate.asked)});
+    table.AddRow(
+        {rate.name, Percent(rate.hits, rate.asked), HumanCount(rate.hits), HumanCount(rate.asked)});
   }
   std::printf("\n%s", table.Render().c_str());
 }

@@ -66,8 +66,11 @@ TEST(Table, AlignsByCodePointsAndCutsTrailingBlanks) {
 
 TEST(HitRates, ShareTheAcquireTotal) {
   StatusReply status;
-  status.counters = {{"lookup_keys", 10},   {"lookup_hits", 4},   {"acquired_host", 3},
-                     {"acquired_nvme", 2}, {"acquire_misses", 1}};
+  status.counters = {{"lookup_keys", 10},
+                     {"lookup_hits", 4},
+                     {"acquired_host", 3},
+                     {"acquired_nvme", 2},
+                     {"acquire_misses", 1}};
   const auto rates = HitRates(status);
   ASSERT_EQ(rates.size(), 3u);
   EXPECT_EQ(rates[0].hits, 4u);

@@ -19,10 +19,10 @@ TEST(JsonQuote, EscapesControlsAndReplacesWhatIsNotUtf8) {
   constexpr char kReplacement[] = "\xEF\xBF\xBD";
   const std::string r = kReplacement;
   EXPECT_EQ(JsonQuote("\xff"), "\"" + r + "\"");
-  EXPECT_EQ(JsonQuote("\xC3"), "\"" + r + "\"");                    // cut short
-  EXPECT_EQ(JsonQuote("\xC0\xAF"), "\"" + r + r + "\"");            // over-long
-  EXPECT_EQ(JsonQuote("\xED\xA0\x80"), "\"" + r + r + r + "\"");    // a surrogate
-  EXPECT_EQ(JsonQuote("\x80x"), "\"" + r + "x\"");                  // a lone continuation
+  EXPECT_EQ(JsonQuote("\xC3"), "\"" + r + "\"");                  // cut short
+  EXPECT_EQ(JsonQuote("\xC0\xAF"), "\"" + r + r + "\"");          // over-long
+  EXPECT_EQ(JsonQuote("\xED\xA0\x80"), "\"" + r + r + r + "\"");  // a surrogate
+  EXPECT_EQ(JsonQuote("\x80x"), "\"" + r + "x\"");                // a lone continuation
 }
 
 TEST(JsonWriter, PlacesCommasAtEveryDepth) {

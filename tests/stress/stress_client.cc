@@ -1,6 +1,6 @@
 // A client that stores and loads at random and knows what every byte must be, because a payload is
-// a function of its key. Exit codes: 0 nothing wrong, 1 a wrong byte, a missing durable object or an
-// unexpected error, 2 usage.
+// a function of its key. Exit codes: 0 nothing wrong, 1 a wrong byte, a missing durable object or
+// an unexpected error, 2 usage.
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -37,7 +37,7 @@ struct Arguments {
   bool tolerate_misses = false;
   bool until_daemon_dies = false;
   std::string durable_log;
-  uint32_t owner = 0;   // of --owners: stores and removes only keys of its own, loads any
+  uint32_t owner = 0;  // of --owners: stores and removes only keys of its own, loads any
   uint32_t owners = 1;
 };
 
@@ -124,8 +124,8 @@ class Session {
     return committed.ok() ? committed->front() : committed.status();
   }
 
-  // ok, NotFound (a miss), ResourceExhausted, Unavailable; Aborted when the daemon says that what it
-  // read back was not right; DataLoss when it says nothing and a byte is wrong.
+  // ok, NotFound (a miss), ResourceExhausted, Unavailable; Aborted when the daemon says that what
+  // it read back was not right; DataLoss when it says nothing and a byte is wrong.
   absl::Status LoadAndCheck(const Expected& expected) {
     const auto acquired = connection_->Acquire(layout_id_, {&expected.key, 1}, {});
     if (!acquired.ok()) return acquired.status();
@@ -353,8 +353,9 @@ int Main(int argc, char** argv) {
   app.add_option("--owners", args.owners)->check(CLI::PositiveNumber);
   app.add_flag("--remove", args.remove, "Remove objects too");
   app.add_flag("--check", args.check, "Read every key once instead");
-  app.add_flag("--tolerate-misses", args.tolerate_misses,
-               "With --check: a durable object may be gone, or its load may fail; never a wrong byte");
+  app.add_flag(
+      "--tolerate-misses", args.tolerate_misses,
+      "With --check: a durable object may be gone, or its load may fail; never a wrong byte");
   app.add_flag("--until-daemon-dies", args.until_daemon_dies, "Its death is no error");
   app.add_option("--durable-log", args.durable_log, "Keys reported durable; read with --check");
   CLI11_PARSE(app, argc, argv);

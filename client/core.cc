@@ -1,0 +1,114 @@
+#include "client/core.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "config/options.h"
+
+namespace terrace {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+std::string SocketPath(const ClientOptions& options) {
+  if (!options.socket_path.empty()) return options.socket_path;
+  const char* named = std::getenv("TERRACE_SOCKET");
+  if (named != nullptr && *named != '\0') return named;
+  return DefaultSocketPath();
+}
+
+}  // namespace
+
+uint64_t MonotonicNowUs() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + now.tv_nsec / 1000;
+}
+
+absl::StatusOr<std::shared_ptr<ClientCore>> ClientCore::Open(ClientOptions options) {
+  options.socket_path = SocketPath(options);
+  ConnectionOptions connection;
+  connection.socket_path = options.socket_path;
+  connection.hello.client_name = options.client_name;
+  connection.hello.tenant = options.tenant;
+  connection.call_timeout_ms = options.call_timeout_ms;
+  auto opened = Connection::Open(std::move(connection));
+  if (!opened.ok()) return opened.status();
+  std::shared_ptr<ClientCore> core(new ClientCore(std::move(options)));
+  core->connection_ = *std::move(opened);
+  absl::Status attached = core->Attach();
+  if (!attached.ok()) return attached;
+  return core;
+}
+
+absl::Status ClientCore::Attach() {
+  welcome_ = connection_->TakeWelcome();
+  ready_event_fd_ = std::exchange(welcome_.ready_event_fd, -1);
+  // Attach owns its descriptor in every case, so both are handed over before either is looked at.
+  auto segment = kernels::SharedMemory::Attach(std::exchange(welcome_.segment_fd, -1),
+                                               welcome_.host_capacity_bytes, true);
+  auto board = kernels::SharedMemory::Attach(
+      std::exchange(welcome_.board_fd, -1),
+      AlignUp(uint64_t{welcome_.board_slots} * sizeof(uint32_t), kPage), false);
+  if (!segment.ok()) return segment.status();
+  if (!board.ok()) return board.status();
+  segment_ = *std::move(segment);
+  board_ = *std::move(board);
+  if (welcome_.max_keys_per_call == 0) {
+    return absl::InternalError("the daemon allows 0 keys in a call");
+  }
+  return MapUpTo(welcome_.host_populated_bytes);
+}
+
+ClientCore::~ClientCore() {
+  Close();
+  if (ready_event_fd_ >= 0) close(ready_event_fd_);
+}
+
+int32_t ClientCore::spawned_pid() const { return daemon_ == nullptr ? 0 : daemon_->pid(); }
+
+void ClientCore::Close() {
+  if (closed_.exchange(true, std::memory_order_acq_rel)) return;
+  // The connection may be in use by another thread: it sees the end of the stream.
+  if (connection_ != nullptr) shutdown(connection_->socket_fd(), SHUT_RDWR);
+  if (daemon_ != nullptr) daemon_->Stop();
+}
+
+bool ClientCore::PeerAlive() const {
+  if (closed() || !connection_->alive()) return false;
+  pollfd socket{connection_->socket_fd(), POLLRDHUP, 0};
+  return poll(&socket, 1, 0) <= 0 || (socket.revents & (POLLRDHUP | POLLHUP | POLLERR)) == 0;
+}
+
+absl::Status ClientCore::MapUpTo(uint64_t populated_bytes) {
+  std::lock_guard lock(mutex_);
+  const uint64_t end = std::min(populated_bytes, segment_.size_bytes()) / kPage * kPage;
+  if (end <= mapped_bytes_) return absl::OkStatus();
+  absl::Status mapped = segment_.PopulateRead(mapped_bytes_, end);
+  if (mapped.ok()) mapped_bytes_ = end;
+  return mapped;
+}
+
+absl::StatusOr<uint8_t*> ClientCore::At(uint64_t offset, uint64_t bytes) const {
+  if (bytes <= segment_.size_bytes() && offset <= segment_.size_bytes() - bytes) {
+    return segment_.data() + offset;
+  }
+  return absl::InternalError(absl::StrCat("the daemon named ", bytes, " bytes at offset ", offset,
+                                          " of a segment of ", segment_.size_bytes()));
+}
+
+absl::StatusOr<const std::atomic<uint32_t>*> ClientCore::Word(uint32_t slot) const {
+  if (slot >= welcome_.board_slots) {
+    return absl::InternalError(absl::StrCat("the daemon named slot ", slot, " of a board of ",
+                                            welcome_.board_slots));
+  }
+  return reinterpret_cast<const std::atomic<uint32_t>*>(board_.data()) + slot;
+}
+
+}  // namespace terrace

@@ -11,7 +11,7 @@ help: ## this list
 
 demo: configure ## a language model answers, cold, from memory, and after the daemon was killed
 	@echo "demo: building the daemon, the command line and the client library"
-	@cmake --build $(build_dir) --target terraced terrace terrace_c
+	@cmake --build $(build_dir) --target terraced terrace terrace_shared
 	@echo "demo: running examples/demo.py"
 	@$(python) examples/demo.py
 

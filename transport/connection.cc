@@ -195,9 +195,8 @@ absl::Status ConnectionImpl::Hello(const ClientHello& hello) {
 
 absl::Status ConnectionImpl::TakeFds(wire::Welcome::Reader in, kj::WaitScope& scope) {
   auto take = [&scope](wire::SharedFd::Client cap, int& out) {
-    KJ_IF_MAYBE(fd, cap.getFd().wait(scope)) {
-      out = fcntl(*fd, F_DUPFD_CLOEXEC, 0);
-    }
+    const int fd = cap.getFd().wait(scope).orDefault(-1);
+    if (fd >= 0) out = fcntl(fd, F_DUPFD_CLOEXEC, 0);  // the capability keeps its own
     return out >= 0;
   };
   if ((in.hasSegment() && !take(in.getSegment(), welcome_.segment_fd)) ||

@@ -1,5 +1,6 @@
 #include "kernels/checksum.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -68,6 +69,13 @@ constexpr uint64_t FoldConstant(unsigned power) {
 constexpr size_t kSseBlock = 64;      // 4 accumulators of 16 bytes
 constexpr size_t kAvx512Block = 256;  // 4 accumulators of 64 bytes
 
+// Named so that they are computed at compile time in every build. A fold moves a block by its own
+// length; the low half of an accumulator lies 64 bits further from the end than the high half.
+constexpr uint64_t kSseFoldLow = FoldConstant(kSseBlock * 8 + 32);
+constexpr uint64_t kSseFoldHigh = FoldConstant(kSseBlock * 8 - 32);
+constexpr uint64_t kAvx512FoldLow = FoldConstant(kAvx512Block * 8 + 32);
+constexpr uint64_t kAvx512FoldHigh = FoldConstant(kAvx512Block * 8 - 32);
+
 // Larger copies go around the cache: nobody reads the destination soon enough to find it there.
 constexpr size_t kStreamBytes = 256 * 1024;
 
@@ -91,8 +99,7 @@ TERRACE_SSE uint32_t StateCrc32(uint32_t state, const uint8_t* data, size_t byte
 template <Copy copy>
 TERRACE_SSE uint32_t StateSse(uint32_t state, uint8_t* to, const uint8_t* from, size_t bytes) {
   if (bytes >= 2 * kSseBlock) {
-    const __m128i constants = _mm_set_epi64x(FoldConstant(kSseBlock * 8 - 32),
-                                             FoldConstant(kSseBlock * 8 + 32));
+    const __m128i constants = _mm_set_epi64x(kSseFoldHigh, kSseFoldLow);
     __m128i accumulators[4];
     for (int i = 0; i < 4; ++i) accumulators[i] = _mm_setzero_si128();
     bool first = true;
@@ -118,7 +125,9 @@ TERRACE_SSE uint32_t StateSse(uint32_t state, uint8_t* to, const uint8_t* from, 
     }
     state = StateCrc32(0, folded, kSseBlock);
   }
-  if constexpr (copy != Copy::kNone) std::memcpy(to, from, bytes);
+  if constexpr (copy != Copy::kNone) {
+    if (bytes > 0) std::memcpy(to, from, bytes);  // both may be null when there is nothing to copy
+  }
   return StateCrc32(state, from, bytes);
 }
 
@@ -126,8 +135,8 @@ template <Copy copy>
 TERRACE_AVX512 uint32_t StateAvx512(uint32_t state, uint8_t* to, const uint8_t* from,
                                     size_t bytes) {
   if (bytes >= 2 * kAvx512Block) {
-    const __m512i constants = _mm512_broadcast_i32x4(_mm_set_epi64x(
-        FoldConstant(kAvx512Block * 8 - 32), FoldConstant(kAvx512Block * 8 + 32)));
+    const __m512i constants =
+        _mm512_broadcast_i32x4(_mm_set_epi64x(kAvx512FoldHigh, kAvx512FoldLow));
     __m512i accumulators[4];
     for (int i = 0; i < 4; ++i) accumulators[i] = _mm512_setzero_si512();
     bool first = true;
@@ -171,8 +180,8 @@ Isa DetectIsa() {
 const Isa kIsa = DetectIsa();
 
 template <Copy copy>
-uint32_t Dispatch(uint32_t state, uint8_t* to, const uint8_t* from, size_t bytes) {
-  switch (kIsa) {
+uint32_t Dispatch(Isa isa, uint32_t state, uint8_t* to, const uint8_t* from, size_t bytes) {
+  switch (isa) {
     case Isa::kAvx512:
       return StateAvx512<copy>(state, to, from, bytes);
     case Isa::kSse:
@@ -180,15 +189,18 @@ uint32_t Dispatch(uint32_t state, uint8_t* to, const uint8_t* from, size_t bytes
     case Isa::kScalar:
       break;
   }
-  if constexpr (copy != Copy::kNone) std::memcpy(to, from, bytes);
+  if constexpr (copy != Copy::kNone) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
   return StateScalar(state, from, bytes);
 }
 
-uint32_t StreamingCopy(uint32_t state, uint8_t* to, const uint8_t* from, size_t bytes) {
+uint32_t StateCopy(Isa isa, uint32_t state, uint8_t* to, const uint8_t* from, size_t bytes) {
+  if (bytes < kStreamBytes) return Dispatch<Copy::kCached>(isa, state, to, from, bytes);
   // Streaming stores need an aligned destination.
   const size_t head = (64 - reinterpret_cast<uintptr_t>(to) % 64) % 64;
-  state = Dispatch<Copy::kCached>(state, to, from, head);
-  state = Dispatch<Copy::kStreamed>(state, to + head, from + head, bytes - head);
+  state = Dispatch<Copy::kCached>(isa, state, to, from, head);
+  state = Dispatch<Copy::kStreamed>(isa, state, to + head, from + head, bytes - head);
   _mm_sfence();
   return state;
 }
@@ -202,26 +214,29 @@ uint32_t Crc32cScalar(const void* data, size_t bytes, uint32_t crc) {
 }
 
 uint32_t CopyCrc32cScalar(void* destination, const void* source, size_t bytes, uint32_t crc) {
-  std::memcpy(destination, source, bytes);
+  if (bytes > 0) std::memcpy(destination, source, bytes);
   return Crc32cScalar(source, bytes, crc);
 }
 
 #if defined(__x86_64__)
 
 uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc) {
-  return ~Dispatch<Copy::kNone>(~crc, nullptr, static_cast<const uint8_t*>(data), bytes);
+  return ~Dispatch<Copy::kNone>(kIsa, ~crc, nullptr, static_cast<const uint8_t*>(data), bytes);
 }
 
 uint32_t CopyCrc32c(void* destination, const void* source, size_t bytes, uint32_t crc) {
-  uint8_t* to = static_cast<uint8_t*>(destination);
-  const uint8_t* from = static_cast<const uint8_t*>(source);
-  return ~(bytes >= kStreamBytes ? StreamingCopy(~crc, to, from, bytes)
-                                 : Dispatch<Copy::kCached>(~crc, to, from, bytes));
+  return ~StateCopy(kIsa, ~crc, static_cast<uint8_t*>(destination),
+                    static_cast<const uint8_t*>(source), bytes);
 }
 
 uint32_t Crc32cSse(const void* data, size_t bytes, uint32_t crc) {
-  if (kIsa == Isa::kScalar) return Crc32cScalar(data, bytes, crc);
-  return ~StateSse<Copy::kNone>(~crc, nullptr, static_cast<const uint8_t*>(data), bytes);
+  return ~Dispatch<Copy::kNone>(std::min(kIsa, Isa::kSse), ~crc, nullptr,
+                                static_cast<const uint8_t*>(data), bytes);
+}
+
+uint32_t CopyCrc32cSse(void* destination, const void* source, size_t bytes, uint32_t crc) {
+  return ~StateCopy(std::min(kIsa, Isa::kSse), ~crc, static_cast<uint8_t*>(destination),
+                    static_cast<const uint8_t*>(source), bytes);
 }
 
 const char* ChecksumImplementation() {
@@ -246,6 +261,9 @@ uint32_t CopyCrc32c(void* destination, const void* source, size_t bytes, uint32_
 }
 uint32_t Crc32cSse(const void* data, size_t bytes, uint32_t crc) {
   return Crc32cScalar(data, bytes, crc);
+}
+uint32_t CopyCrc32cSse(void* destination, const void* source, size_t bytes, uint32_t crc) {
+  return CopyCrc32cScalar(destination, source, bytes, crc);
 }
 const char* ChecksumImplementation() { return "scalar"; }
 

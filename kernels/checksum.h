@@ -18,8 +18,10 @@ uint32_t CopyCrc32c(void* destination, const void* source, size_t bytes, uint32_
 uint32_t Crc32cScalar(const void* data, size_t bytes, uint32_t crc = 0);
 uint32_t CopyCrc32cScalar(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
 
-// The path of machines without AVX-512, so that tests on machines with it cover it too.
+// The path of machines without AVX-512, so that tests on machines with it cover it too. Scalar
+// where even SSE4.2 and PCLMUL are missing.
 uint32_t Crc32cSse(const void* data, size_t bytes, uint32_t crc = 0);
+uint32_t CopyCrc32cSse(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
 
 // "avx512-vpclmul", "sse4.2-pclmul" or "scalar": what dispatch picked on this machine.
 const char* ChecksumImplementation();

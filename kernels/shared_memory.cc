@@ -64,8 +64,8 @@ absl::StatusOr<SharedMemory> SharedMemory::Attach(int fd, uint64_t bytes, bool w
   struct stat info;
   if (fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, "fstat of received memory");
   if (bytes == 0 || static_cast<uint64_t>(info.st_size) < bytes) {
-    return absl::FailedPreconditionError(absl::StrCat("received memory has ", info.st_size,
-                                                      " bytes, ", bytes, " were announced"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("received memory has ", info.st_size, " bytes, ", bytes, " were announced"));
   }
   absl::StatusOr<uint8_t*> data = Map(fd, bytes, PROT_READ | (writable ? PROT_WRITE : 0));
   if (!data.ok()) return data.status();
@@ -89,9 +89,9 @@ SharedMemory::~SharedMemory() {
 }
 
 absl::Status SharedMemory::Populate(uint64_t begin, uint64_t end) {
-  // fallocate reports a lack of memory as an error; a fault would be a SIGBUS.
-  if (fallocate(fd_, 0, begin, end - begin) != 0 ||
-      madvise(data_ + begin, end - begin, MADV_POPULATE_WRITE) != 0) {
+  // Reports a lack of memory (EFAULT for what would have been a SIGBUS) rather than raising it. Not
+  // fallocate: that knows no mapping, so it ignores MADV_HUGEPAGE and takes 4 KiB pages.
+  if (madvise(data_ + begin, end - begin, MADV_POPULATE_WRITE) != 0) {
     return absl::ResourceExhaustedError(absl::StrCat("populate bytes ", begin, " to ", end,
                                                      " of shared memory: ", std::strerror(errno)));
   }

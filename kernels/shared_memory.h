@@ -30,7 +30,8 @@ class SharedMemory {
   int fd() const { return fd_; }
 
   // Faults in [begin, end) (4 KiB multiples) for writing, huge pages where the kernel grants them.
-  // ResourceExhausted when memory is short. Blocks: about 1 ms per MiB on 4 KiB pages.
+  // ResourceExhausted when memory is short; part of the range may then be allocated (Discard gives
+  // it back). Blocks: about 1 ms per MiB on 4 KiB pages.
   absl::Status Populate(uint64_t begin, uint64_t end);
   // Maps pages that the creator already populated, without allocating: for clients at attach.
   absl::Status PopulateRead(uint64_t begin, uint64_t end);

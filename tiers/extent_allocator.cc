@@ -6,6 +6,13 @@
 
 namespace terrace {
 
+namespace {
+
+// How many runs of the request's own class are looked at, to stay O(1).
+constexpr int kOwnClassLooks = 32;
+
+}  // namespace
+
 ExtentAllocator::ExtentAllocator() {
   for (auto& row : heads_) row.fill(kNone);
 }
@@ -97,8 +104,10 @@ uint32_t ExtentAllocator::FindFree(uint32_t pages) const {
   // The request's own class may still hold a run that is large enough: worth a look before the
   // caller evicts something.
   const Class own = ClassOf(pages);
-  for (uint32_t b = heads_[own.first][own.second]; b != kNone; b = blocks_[b].next_free) {
-    if (blocks_[b].pages >= pages) return b;
+  uint32_t run = heads_[own.first][own.second];
+  for (int looks = 0; run != kNone && looks < kOwnClassLooks; ++looks) {
+    if (blocks_[run].pages >= pages) return run;
+    run = blocks_[run].next_free;
   }
   return kNone;
 }

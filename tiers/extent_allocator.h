@@ -18,18 +18,22 @@ class ExtentAllocator {
     uint32_t block;  // names the allocation for Free
   };
 
+  static constexpr uint64_t kMaxBytes = uint64_t{4096} << 30;  // 4 TiB
+
   ExtentAllocator();
-  // Appends `bytes` (a 4 KiB multiple) of free range at the end.
+  // Appends `bytes` (a 4 KiB multiple) of free range at the end. Requires that the whole range
+  // stays within kMaxBytes.
   void Grow(uint64_t bytes);
   // A free run of at least `bytes` (rounded up to 4 KiB), or nullopt. A good fit: from the smallest
-  // class whose every run is large enough, so at most 1/16 is passed over.
+  // class whose every run is large enough. It never fails while a run of 17/16 of `bytes` is free;
+  // shorter runs are found when they are among the first few of their class.
   std::optional<Allocation> Allocate(uint64_t bytes);
   // Requires a block returned by Allocate and not yet freed (checked).
   void Free(uint32_t block);
 
   uint64_t size_bytes() const { return uint64_t{total_pages_} * kPageBytes; }  // used and free
   uint64_t used_bytes() const { return uint64_t{used_pages_} * kPageBytes; }
-  uint64_t largest_free_bytes() const;
+  uint64_t largest_free_bytes() const;  // walks one class: for status and tests
   uint64_t allocation_count() const { return allocations_; }
 
  private:
@@ -43,7 +47,7 @@ class ExtentAllocator {
     uint32_t page;
     uint32_t pages : 31;
     uint32_t free : 1;
-    uint32_t before, after;           // neighbours in the range
+    uint32_t before, after;             // neighbours in the range
     uint32_t previous_free, next_free;  // list of its class; next_free also links unused slots
   };
   struct Class {

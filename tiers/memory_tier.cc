@@ -18,6 +18,11 @@ constexpr uint64_t kPageBytes = 4096;
 
 absl::StatusOr<std::unique_ptr<MemoryTier>> MemoryTier::Create(MemoryTierOptions options,
                                                                PostFn post) {
+  if (options.capacity_bytes > ExtentAllocator::kMaxBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a host tier of ", options.capacity_bytes,
+                                                   " bytes: at most ", ExtentAllocator::kMaxBytes,
+                                                   " (host.capacity)"));
+  }
   auto memory = kernels::SharedMemory::Create(options.name, options.capacity_bytes);
   if (!memory.ok()) return memory.status();
   options.growth_step_bytes =
@@ -45,10 +50,12 @@ MemoryTier::~MemoryTier() {
 }
 
 absl::StatusOr<Extent> MemoryTier::Allocate(uint64_t bytes) {
-  if (bytes == 0 || bytes > capacity_bytes()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("an object of ", bytes, " bytes does not fit the host tier of ",
-                     capacity_bytes(), " bytes (host.capacity)"));
+  // Once memory ran out, evicting everything would not make room for more than there is.
+  const uint64_t limit = out_of_memory_ ? populated_bytes() : capacity_bytes();
+  if (bytes == 0 || bytes > limit) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "an object of ", bytes, " bytes does not fit the host tier of ", limit,
+        out_of_memory_ ? " bytes (the machine has no more memory)" : " bytes (host.capacity)"));
   }
   const auto allocation = allocator_.Allocate(bytes);
   GrowIfShort();
@@ -99,6 +106,8 @@ void MemoryTier::GrowThread() {
     const uint64_t begin = step_begin_, bytes = std::exchange(step_bytes_, 0);
     lock.unlock();
     absl::Status status = memory_.Populate(begin, begin + bytes);
+    // Memory is short: do not sit on pages of a step that will never be used.
+    if (!status.ok()) status.Update(memory_.Discard(begin, begin + bytes));
     post_([this, alive = alive_, bytes, status] {
       if (*alive) Grown(bytes, status);
     });

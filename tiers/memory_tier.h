@@ -28,19 +28,21 @@ struct Extent {
 };
 
 struct MemoryTierOptions {
-  std::string name;               // of the memfd, for /proc
-  uint64_t capacity_bytes = 0;    // 4 KiB multiple
+  std::string name;             // of the memfd, for /proc
+  uint64_t capacity_bytes = 0;  // 4 KiB multiple
   uint64_t growth_step_bytes = 64 << 20;
 };
 
 class MemoryTier {
  public:
-  // Creates the memfd and starts populating the first step in the background.
+  // Creates the memfd and starts populating the first step in the background. InvalidArgument when
+  // the capacity is not a positive multiple of 4 KiB of at most ExtentAllocator::kMaxBytes.
   static absl::StatusOr<std::unique_ptr<MemoryTier>> Create(MemoryTierOptions options, PostFn post);
   ~MemoryTier();  // joins the populating thread
 
   // ResourceExhausted when no free run is large enough in what is populated: the caller evicts, or
-  // waits if growing() says more is on its way. InvalidArgument when bytes > capacity_bytes.
+  // waits if growing() says more is on its way. InvalidArgument when `bytes` can never fit: 0, more
+  // than capacity_bytes, or more than is populated once the machine had no more memory to give.
   absl::StatusOr<Extent> Allocate(uint64_t bytes);
   void Free(const Extent& extent);
 

@@ -42,7 +42,30 @@ TEST(Checksum, EveryImplementationAgreesWithTheScalarOne) {
   }
 }
 
-TEST(Checksum, CopiesExactlyAndChecksumsInOnePass) {
+TEST(Checksum, EveryImplementationAgreesOnLargeInputs) {
+  const auto data = RandomBytes((2 << 20) + 64, 5);
+  for (size_t bytes : {size_t{65536}, size_t{65537}, size_t{1} << 20, (size_t{2} << 20) - 1}) {
+    for (size_t shift : {0, 1, 31, 63}) {
+      const uint32_t expected = Crc32cScalar(data.data() + shift, bytes);
+      ASSERT_EQ(Crc32c(data.data() + shift, bytes), expected) << bytes << " " << shift;
+      ASSERT_EQ(Crc32cSse(data.data() + shift, bytes), expected) << bytes << " " << shift;
+    }
+  }
+}
+
+TEST(Checksum, NothingFromNowhereIsNotAnError) {
+  for (auto copy : {CopyCrc32c, CopyCrc32cSse, CopyCrc32cScalar}) {
+    EXPECT_EQ(copy(nullptr, nullptr, 0, 0x1234), 0x1234u);
+  }
+  for (auto crc : {Crc32c, Crc32cSse, Crc32cScalar}) EXPECT_EQ(crc(nullptr, 0, 0x1234), 0x1234u);
+}
+
+class ChecksumCopy : public testing::TestWithParam<decltype(&CopyCrc32c)> {};
+
+INSTANTIATE_TEST_SUITE_P(Implementations, ChecksumCopy,
+                         testing::Values(CopyCrc32c, CopyCrc32cSse, CopyCrc32cScalar));
+
+TEST_P(ChecksumCopy, CopiesExactlyAndChecksumsInOnePass) {
   const size_t large = (3 << 20) + 77;
   const auto data = RandomBytes(large + 64, 2);
   std::vector<uint8_t> to(large + 200);
@@ -50,7 +73,7 @@ TEST(Checksum, CopiesExactlyAndChecksumsInOnePass) {
                        size_t{4096}, size_t{262143}, size_t{262144}, size_t{262145}, large}) {
     for (size_t shift : {0, 1, 15, 64}) {
       std::memset(to.data(), 0xAA, to.size());
-      const uint32_t crc = CopyCrc32c(to.data() + 3 + shift, data.data() + shift, bytes, 7);
+      const uint32_t crc = GetParam()(to.data() + 3 + shift, data.data() + shift, bytes, 7);
       ASSERT_EQ(crc, Crc32cScalar(data.data() + shift, bytes, 7)) << bytes << " " << shift;
       ASSERT_EQ(std::memcmp(to.data() + 3 + shift, data.data() + shift, bytes), 0);
       ASSERT_EQ(to[2 + shift], 0xAA);

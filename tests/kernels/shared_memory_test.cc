@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace terrace::kernels {
@@ -28,8 +29,8 @@ TEST(SharedMemory, RefusesWhatCouldRaiseSigbus) {
 
   auto owner = SharedMemory::Create("test", 4096);
   ASSERT_TRUE(owner.ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      SharedMemory::Attach(dup(owner->fd()), 8192, true).status()));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(SharedMemory::Attach(dup(owner->fd()), 8192, true).status()));
 
   const int not_memory = open("/dev/null", O_RDWR | O_CLOEXEC);
   EXPECT_TRUE(absl::IsFailedPrecondition(SharedMemory::Attach(not_memory, 4096, true).status()));
@@ -46,6 +47,36 @@ TEST(SharedMemory, APageSealedAgainstFutureWritesCanOnlyBeRead) {
   ASSERT_TRUE(reader.ok()) << reader.status();
   owner->data()[7] = 9;  // the creator's own mapping stays writable
   EXPECT_EQ(reader->data()[7], 9);
+}
+
+uint64_t AllocatedBytes(const SharedMemory& memory) {
+  struct stat info;
+  EXPECT_EQ(fstat(memory.fd(), &info), 0);
+  return info.st_blocks * 512;
+}
+
+TEST(SharedMemory, PopulateTakesExactlyItsRangeAndDiscardGivesItBack) {
+  auto memory = SharedMemory::Create("test", 1 << 20);
+  ASSERT_TRUE(memory.ok());
+  EXPECT_EQ(AllocatedBytes(*memory), 0u);
+  ASSERT_TRUE(memory->Populate(0, 1 << 20).ok());
+  EXPECT_EQ(AllocatedBytes(*memory), 1u << 20);
+  memory->data()[5000] = 1;
+  ASSERT_TRUE(memory->Populate(0, 1 << 20).ok());  // again: the bytes stay
+  EXPECT_EQ(memory->data()[5000], 1);
+  ASSERT_TRUE(memory->Discard(4096, 8192).ok());
+  EXPECT_EQ(AllocatedBytes(*memory), (1u << 20) - 4096);
+  EXPECT_EQ(memory->data()[5000], 0);
+}
+
+TEST(SharedMemory, HugePagesNeverExceedWhatIsPopulated) {
+  constexpr uint64_t kBytes = 8 << 20;
+  auto memory = SharedMemory::Create("test", kBytes);
+  ASSERT_TRUE(memory.ok());
+  EXPECT_EQ(memory->HugePageBytes(), 0u);  // nothing is populated
+  ASSERT_TRUE(memory->Populate(0, kBytes).ok());
+  EXPECT_LE(memory->HugePageBytes(), kBytes);
+  EXPECT_EQ(memory->HugePageBytes() % (2 << 20), 0u);
 }
 
 }  // namespace

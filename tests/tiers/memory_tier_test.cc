@@ -1,10 +1,21 @@
 #include "tiers/memory_tier.h"
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
 #include <vector>
 
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
 #include "tests/support/test_loop.h"
 
 namespace terrace {
@@ -58,6 +69,76 @@ TEST(MemoryTier, RefusesWhatCanNeverFit) {
   ASSERT_TRUE(tier.ok());
   EXPECT_TRUE(absl::IsInvalidArgument((*tier)->Allocate(16 * kMiB + 1).status()));
   EXPECT_TRUE(absl::IsInvalidArgument((*tier)->Allocate(0).status()));
+}
+
+// From now on the kernel answers ENOMEM to this thread, and threads it starts, when they populate
+// exactly `bytes`. Cannot be undone: for a child process.
+bool RefuseToPopulate(uint32_t bytes) {
+  constexpr auto kLow = [](int argument) {
+    return static_cast<uint32_t>(offsetof(seccomp_data, args) + 8 * argument);
+  };
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 5),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kLow(2)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_POPULATE_WRITE, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kLow(1)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, bytes, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter = {std::size(program), program};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+// Returns the line that failed, 0 when all is as it should be.
+int RunOutOfMemoryInTheSecondStep() {
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("test"));
+  if (!RefuseToPopulate(4 * kMiB)) return __LINE__;
+  TestLoop loop;
+  auto tier = MemoryTier::Create({"test", 20 * kMiB, 16 * kMiB}, loop.post());
+  if (!tier.ok()) return __LINE__;
+  // A page inside the step that will fail, as a step that fails half way leaves them.
+  auto peer = kernels::SharedMemory::Attach(dup((*tier)->fd()), 20 * kMiB, true);
+  if (!peer.ok()) return __LINE__;
+  peer->data()[18 * kMiB] = 1;
+
+  if (!loop.RunUntil([&] { return (*tier)->populated_bytes() > 0; })) return __LINE__;
+  auto extent = (*tier)->Allocate(12 * kMiB);  // leaves less than a step: growth starts
+  if (!extent.ok() || !(*tier)->growing()) return __LINE__;
+  if (!loop.RunUntil([&] { return !(*tier)->growing(); })) return __LINE__;
+  if ((*tier)->populated_bytes() != 16 * kMiB) return __LINE__;
+  struct stat info;
+  if (fstat((*tier)->fd(), &info) != 0) return __LINE__;
+  if (info.st_blocks * 512 != static_cast<int64_t>(16 * kMiB)) return __LINE__;
+
+  // What there is goes on working; what is not there is not waited for.
+  if (!absl::IsResourceExhausted((*tier)->Allocate(8 * kMiB).status())) return __LINE__;
+  if (!absl::IsInvalidArgument((*tier)->Allocate(18 * kMiB).status())) return __LINE__;
+  if ((*tier)->growing()) return __LINE__;
+  (*tier)->Free(*extent);
+  return (*tier)->Allocate(16 * kMiB).ok() ? 0 : __LINE__;
+}
+
+TEST(MemoryTierDeathTest, StaysAtWhatThereIsWhenMemoryRunsOut) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        const int line = RunOutOfMemoryInTheSecondStep();
+        if (line != 0) fprintf(stderr, "failed at line %d\n", line);
+        exit(line == 0 ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "host tier stays at 16777216 of 20971520 bytes");
+}
+
+TEST(MemoryTier, RefusesACapacityItCannotAddress) {
+  TestLoop loop;
+  for (uint64_t bytes : {uint64_t{0}, uint64_t{5000}, ExtentAllocator::kMaxBytes + 4096}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        MemoryTier::Create({"test", bytes, 8 * kMiB}, loop.post()).status()))
+        << bytes;
+  }
 }
 
 TEST(MemoryTier, MayGoWhileAStepIsUnderWay) {

@@ -29,17 +29,6 @@ KvGeometry TinyGeometry() {
   return geometry;
 }
 
-KvGeometry LargeGeometry() {
-  KvGeometry geometry;
-  geometry.model_id = "terrace-bench";
-  geometry.dtype = Dtype::kBf16;
-  geometry.layers = 32;
-  geometry.kv_heads = 16;
-  geometry.head_dim = 128;
-  geometry.v_head_dim = 128;
-  return geometry;
-}
-
 absl::StatusOr<std::unique_ptr<ChunkWriter>> ChunkWriter::Create(Connection& connection,
                                                                  const KvGeometry& geometry) {
   auto writer = std::unique_ptr<ChunkWriter>(new ChunkWriter(connection));
@@ -54,7 +43,7 @@ absl::StatusOr<std::unique_ptr<ChunkWriter>> ChunkWriter::Create(Connection& con
   const auto layout_id = connection.RegisterLayout(writer->layout_);
   if (!layout_id.ok()) return layout_id.status();
   writer->layout_id_ = *layout_id;
-  writer->payload_.resize(writer->layout_.PayloadBytes(kChunkTokens, kChunkGrains));
+  writer->payload_.resize(writer->layout_.PayloadBytes(kTinyTokens, kChunkGrains));
   for (uint8_t& byte : writer->payload_) byte = static_cast<uint8_t>(writer->random_());
   return writer;
 }
@@ -104,7 +93,7 @@ CommitItem ChunkWriter::Write(const ChunkKeys& chunk, const ReserveResult& reser
     item.grain_filters.push_back(filter);
   }
   uint8_t* payload = segment_.data() + reservation.offset;
-  const std::vector<PartSpan> parts = layout_.Parts(kChunkTokens, kChunkGrains);
+  const std::vector<PartSpan> parts = layout_.Parts(kTinyTokens, kChunkGrains);
   for (size_t i = 0; i < parts.size(); ++i) {
     const void* source =
         i == 0 ? static_cast<const void*>(chunk.grains.data()) : payload_.data() + parts[i].offset;
@@ -117,7 +106,7 @@ CommitItem ChunkWriter::Write(const ChunkKeys& chunk, const ReserveResult& reser
 absl::Status ChunkWriter::Store(absl::Span<const ChunkKeys> chunks) {
   std::vector<ReserveItem> items;
   for (const ChunkKeys& chunk : chunks) {
-    items.push_back({chunk.grains.back(), chunk.parent, kChunkTokens, kChunkGrains, 0});
+    items.push_back({chunk.grains.back(), chunk.parent, kTinyTokens, kChunkGrains, 0});
   }
   const auto reservations = ReserveAll(items);
   if (!reservations.ok()) return reservations.status();

@@ -1,5 +1,6 @@
-// Stores chunks over a bare Connection, as an engine does through libterrace: reserve, copy with
-// checksum into the shared segment, commit. One thread.
+// Stores tiny chunks over a bare Connection: reserve, copy with checksum into the shared segment,
+// commit. For suites that need many objects and no tokens; the others go through libterrace. One
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@
 
 namespace terrace::bench {
 
-inline constexpr uint32_t kChunkTokens = 256;
-inline constexpr uint32_t kChunkGrains = kChunkTokens / kGrainTokens;
+inline constexpr uint32_t kTinyTokens = 256;
+inline constexpr uint32_t kChunkGrains = kTinyTokens / kGrainTokens;
 
 // One layer, one head of 7 one-byte values: K and V of 1792 bytes each and 480 (512 aligned) bytes
 // of identity fill one 4 KiB page exactly, the smallest extent there is.
@@ -28,9 +29,6 @@ struct ChunkKeys {
   ObjectKey parent;
   std::vector<ObjectKey> grains;
 };
-
-// 32 layers of 16 heads of 128 two-byte values: 64 parts of 1 MiB, 64 MiB a chunk and its identity.
-KvGeometry LargeGeometry();
 
 class ChunkWriter {
  public:
@@ -44,12 +42,6 @@ class ChunkWriter {
   std::vector<ChunkKeys> RandomChain(const ObjectKey& parent, uint32_t count);
 
   uint32_t layout_id() const { return layout_id_; }
-  const ObjectLayout& layout() const { return layout_; }
-  const std::vector<uint8_t>& payload() const { return payload_; }
-  const kernels::SharedMemory& segment() const { return segment_; }
-  // Maps what the daemon has populated, so that no later access faults (a client does it as it is
-  // told how much there is).
-  absl::Status MapPopulated(uint64_t bytes) { return segment_.PopulateRead(0, bytes); }
 
  private:
   explicit ChunkWriter(Connection& connection) : connection_(connection) {}

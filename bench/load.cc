@@ -1,19 +1,16 @@
 // load: reading cached state where it lies, against reading one's own memory.
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstring>
 
-#include "absl/strings/str_cat.h"
 #include "bench/bench.h"
-#include "bench/chunk_writer.h"
+#include "bench/large_chunk.h"
 #include "bench/private_daemon.h"
-#include "kernels/checksum.h"
 
 namespace terrace::bench {
 namespace {
 
-constexpr int kObjects = 6;
+constexpr uint32_t kObjects = 6;
 constexpr int kPairs = 15;
 constexpr uint64_t kHostBytes = uint64_t{512} << 20;
 
@@ -47,31 +44,46 @@ uint64_t Sum(const uint8_t* data, uint64_t bytes) {
   return sum;
 }
 
-uint64_t SumParts(const uint8_t* payload, const std::vector<PartSpan>& parts) {
+// Acquire, read every byte of every part in place as it becomes ready, release.
+absl::StatusOr<uint64_t> LoadObject(Client& client, const Model& model, const PrefixMatch& match) {
+  auto lease = client.Acquire(model, match);
+  if (!lease.ok()) return lease.status();
   uint64_t sum = 0;
-  for (const PartSpan& part : parts) sum += Sum(payload + part.offset, part.bytes);
+  for (uint32_t part = 1; part < model.layout.PartCount(); ++part) {
+    const absl::Status ready = lease->WaitPart(0, part);
+    if (!ready.ok()) return ready;
+    const auto bytes = lease->RawPart(0, part);
+    if (!bytes.ok()) return bytes.status();
+    sum += Sum(bytes->data(), bytes->size());
+  }
+  const absl::Status released = lease->Release();
+  if (!released.ok()) return released;
   return sum;
 }
 
-// Acquire, read every byte in place (checksums first when the daemon sent them), release.
-absl::StatusOr<uint64_t> LoadObject(Connection& connection, const ChunkWriter& writer,
-                                    const ObjectKey& key, const std::vector<PartSpan>& parts) {
-  const auto acquired = connection.Acquire(writer.layout_id(), {&key, 1}, {});
-  if (!acquired.ok()) return acquired.status();
-  const AcquireResult& object = acquired->results.front();
-  if (!object.status.ok()) return object.status;
-  const uint8_t* payload = writer.segment().data() + object.offset;
+// The same loop over private memory: part by part.
+uint64_t SumPrivate(const uint8_t* object, uint32_t parts) {
   uint64_t sum = 0;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const uint8_t* part = payload + parts[i].offset;
-    if (!object.part_crcs.empty() && kernels::Crc32c(part, parts[i].bytes) != object.part_crcs[i]) {
-      return absl::DataLossError(absl::StrCat(key.ToHex(), " part ", i));
-    }
-    sum += Sum(part, parts[i].bytes);
+  for (uint32_t part = 0; part < parts; ++part) {
+    sum += Sum(object + part * (kLargeBytes / parts), kLargeBytes / parts);
   }
-  const absl::Status released = connection.Release({&acquired->lease_id, 1});
-  if (!released.ok()) return released;
   return sum;
+}
+
+// Stores kObjects and finds them again.
+absl::StatusOr<std::vector<PrefixMatch>> StoreAll(Client& client, const Model& model,
+                                                  const std::vector<uint8_t>& payload) {
+  std::vector<PrefixMatch> matches;
+  for (uint32_t i = 0; i < kObjects; ++i) {
+    const std::vector<uint32_t> prompt = LargePrompt(i);
+    const absl::Status stored = StoreLarge(client, model, prompt, payload);
+    if (!stored.ok()) return stored;
+    auto match = client.MatchPrefix(model, prompt);
+    if (!match.ok()) return match.status();
+    if (match->chunks.size() != 1) return absl::InternalError("the stored chunk is not found");
+    matches.push_back(*std::move(match));
+  }
+  return matches;
 }
 
 absl::StatusOr<Row> Measure(const Context& context, const std::string& name,
@@ -82,41 +94,34 @@ absl::StatusOr<Row> Measure(const Context& context, const std::string& name,
   config.verify = verify;
   const auto daemon = PrivateDaemon::Start(context, name, config);
   if (!daemon.ok()) return daemon.status();
-  absl::Status status = (*daemon)->WaitPopulated(kHostBytes);
-  if (!status.ok()) return status;
-  const auto connection = (*daemon)->Connect();
-  if (!connection.ok()) return connection.status();
-  auto writer = ChunkWriter::Create(**connection, LargeGeometry());
-  if (!writer.ok()) return writer.status();
-  status = (*writer)->MapPopulated(kHostBytes);
-  if (!status.ok()) return status;
-  const std::vector<ChunkKeys> chunks = (*writer)->RandomChain({}, kObjects);
-  status = (*writer)->Store(chunks);
-  if (!status.ok()) return status;
+  const absl::Status populated = (*daemon)->WaitPopulated(kHostBytes);
+  if (!populated.ok()) return populated;
+  const auto client = (*daemon)->ConnectClient();
+  if (!client.ok()) return client.status();
+  const auto model = (*client)->RegisterKv(LargeGeometry());
+  if (!model.ok()) return model.status();
+  const std::vector<uint8_t> payload = LargePayload();
+  const auto matches = StoreAll(**client, *model, payload);
+  if (!matches.ok()) return matches.status();
 
-  const std::vector<PartSpan> parts = (*writer)->layout().Parts(kChunkTokens, kChunkGrains);
-  const uint64_t payload_bytes = (*writer)->payload().size();
-  const PrivateMemory memory(payload_bytes * kObjects);
+  const PrivateMemory memory(kLargeBytes * kObjects);
   if (memory.data() == nullptr) return absl::ResourceExhaustedError("no memory for the reference");
-  for (int i = 0; i < kObjects; ++i) {
-    uint8_t* copy = memory.data() + static_cast<uint64_t>(i) * payload_bytes;
-    std::memcpy(copy, (*writer)->payload().data(), payload_bytes);
-    std::memcpy(copy, chunks[static_cast<size_t>(i)].grains.data(), parts.front().bytes);
+  for (uint64_t i = 0; i < kObjects; ++i) {
+    std::memcpy(memory.data() + i * kLargeBytes, payload.data(), kLargeBytes);
   }
   std::vector<Pair> pairs;
-  for (int i = -kObjects; i < kPairs; ++i) {  // the first round warms up
-    const auto at = static_cast<size_t>((i + kObjects) % kObjects);
+  for (int i = -static_cast<int>(kObjects); i < kPairs; ++i) {  // the first round warms up
+    const auto at = static_cast<size_t>(i + static_cast<int>(kObjects)) % kObjects;
     double start = NowSeconds();
-    const auto sum = LoadObject(**connection, **writer, chunks[at].grains.back(), parts);
+    const auto sum = LoadObject(**client, *model, (*matches)[at]);
     const double ours = NowSeconds() - start;
     if (!sum.ok()) return sum.status();
     start = NowSeconds();
-    const uint64_t expected = SumParts(memory.data() + at * payload_bytes, parts);
+    const uint64_t expected =
+        SumPrivate(memory.data() + at * kLargeBytes, model->layout.PartCount() - 1);
     const double reference = NowSeconds() - start;
     if (*sum != expected) return absl::DataLossError(name + ": the bytes read differ");
-    if (i < 0) continue;
-    const auto bytes = static_cast<double>(payload_bytes);
-    pairs.push_back({bytes / ours / 1e9, bytes / reference / 1e9});
+    if (i >= 0) pairs.push_back({kLargeBytes / ours / 1e9, kLargeBytes / reference / 1e9});
   }
   return MakeRow(name, "GB/s", "the same loop over private memory", pairs);
 }

@@ -98,6 +98,14 @@ absl::StatusOr<std::unique_ptr<Connection>> PrivateDaemon::Connect() const {
   return Connection::Open(std::move(options));
 }
 
+absl::StatusOr<std::unique_ptr<Client>> PrivateDaemon::ConnectClient() const {
+  ClientOptions options;
+  options.socket_path = socket_path_;
+  options.client_name = "terrace-bench";
+  options.call_timeout_ms = 30000;
+  return Client::Connect(std::move(options));
+}
+
 std::string PrivateDaemon::LogTail() const {
   std::ifstream file(directory_ + "/log");
   std::stringstream text;

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "bench/bench.h"
+#include "client/terrace.h"
 #include "transport/connection.h"
 
 namespace terrace::bench {
@@ -35,6 +36,7 @@ class PrivateDaemon {
   const std::string& socket_path() const { return socket_path_; }
   pid_t pid() const { return pid_; }
   absl::StatusOr<std::unique_ptr<Connection>> Connect() const;
+  absl::StatusOr<std::unique_ptr<Client>> ConnectClient() const;
   // Waits until the host tier has `bytes` of populated memory.
   absl::Status WaitPopulated(uint64_t bytes) const;
   // Resident memory that is not a tier's: VmRSS less RssShmem, bytes.

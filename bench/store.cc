@@ -2,18 +2,15 @@
 #include <cstring>
 
 #include "bench/bench.h"
-#include "bench/chunk_writer.h"
+#include "bench/large_chunk.h"
 #include "bench/private_daemon.h"
+#include "kernels/shared_memory.h"
 
 namespace terrace::bench {
 namespace {
 
 constexpr int kPairs = 15;
 constexpr uint64_t kHostBytes = uint64_t{256} << 20;
-
-double GigabytesPerSecond(uint64_t bytes, double seconds) {
-  return static_cast<double>(bytes) / seconds / 1e9;
-}
 
 }  // namespace
 
@@ -25,36 +22,34 @@ absl::StatusOr<std::vector<Row>> RunStore(const Context& context) {
   if (!daemon.ok()) return daemon.status();
   absl::Status status = (*daemon)->WaitPopulated(kHostBytes);
   if (!status.ok()) return status;
-  const auto connection = (*daemon)->Connect();
-  if (!connection.ok()) return connection.status();
-  auto writer = ChunkWriter::Create(**connection, LargeGeometry());
-  if (!writer.ok()) return writer.status();
-  status = (*writer)->MapPopulated(kHostBytes);
-  if (!status.ok()) return status;
+  const auto client = (*daemon)->ConnectClient();
+  if (!client.ok()) return client.status();
+  const auto model = (*client)->RegisterKv(LargeGeometry());
+  if (!model.ok()) return model.status();
 
-  const std::vector<uint8_t>& payload = (*writer)->payload();
-  const uint64_t bytes = AlignUp(payload.size(), kExtentAlignment);
-  auto reference = kernels::SharedMemory::Create("terrace-bench", bytes);
+  const std::vector<uint8_t> payload = LargePayload();
+  auto reference = kernels::SharedMemory::Create("terrace-bench", kLargeBytes);
   if (!reference.ok()) return reference.status();
-  status = reference->Populate(0, bytes);
+  status = reference->Populate(0, kLargeBytes);
   if (!status.ok()) return status;
 
   std::vector<Pair> pairs;
   for (int i = -1; i < kPairs; ++i) {  // the first pair warms up
-    const std::vector<ChunkKeys> chunk = (*writer)->RandomChain({}, 1);
+    const std::vector<uint32_t> prompt = LargePrompt(static_cast<uint32_t>(i + 1));
     double start = NowSeconds();
-    status = (*writer)->Store(chunk);
+    status = StoreLarge(**client, *model, prompt, payload);
     const double ours = NowSeconds() - start;
     if (!status.ok()) return status;
     start = NowSeconds();
-    std::memcpy(reference->data(), payload.data(), payload.size());
+    std::memcpy(reference->data(), payload.data(), kLargeBytes);
     const double copied = NowSeconds() - start;
     // Gone again, so that the next one reuses the memory.
-    status = (*connection)->Remove(chunk.front().grains.back());
+    const auto match = (*client)->MatchPrefix(*model, prompt);
+    if (!match.ok()) return match.status();
+    if (match->chunks.size() != 1) return absl::InternalError("the stored chunk is not found");
+    status = (*client)->Remove(match->chunks.front().key);
     if (!status.ok()) return status;
-    if (i < 0) continue;
-    pairs.push_back(
-        {GigabytesPerSecond(payload.size(), ours), GigabytesPerSecond(payload.size(), copied)});
+    if (i >= 0) pairs.push_back({kLargeBytes / ours / 1e9, kLargeBytes / copied / 1e9});
   }
   return std::vector<Row>{
       MakeRow("store_64MiB", "GB/s", "memcpy into populated shared memory", pairs)};

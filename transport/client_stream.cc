@@ -74,8 +74,7 @@ kj::Promise<void> ClientStream::writeMessages(
 void ClientStream::Flush() {
   size_t sent = 0;
   while (sent < outgoing_.size() && !write_failed_ && !ended_) {
-    const ssize_t n =
-        send(fd_, outgoing_.data() + sent, outgoing_.size() - sent, MSG_NOSIGNAL);
+    const ssize_t n = send(fd_, outgoing_.data() + sent, outgoing_.size() - sent, MSG_NOSIGNAL);
     if (n > 0) {
       sent += n;
     } else if (n < 0 && errno == EAGAIN) {
@@ -105,7 +104,7 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> ClientStream::tryReadMessage(
 
 ClientStream::Received ClientStream::Pop() {
   const uint64_t before = buffer_.popped();
-  KJ_IF_MAYBE(message, buffer_.Pop(reader_options_)) {
+  KJ_IF_MAYBE (message, buffer_.Pop(reader_options_)) {
     CheckAbort(**message);
     size_t count = 0;
     if (!fds_.empty() && fds_position_ >= before && fds_position_ < buffer_.popped()) {
@@ -124,10 +123,10 @@ void ClientStream::CheckAbort(capnp::MessageReader& message) {
   if (!root.isAbort()) return;
   const auto abort = root.getAbort();
   const std::string reason = abort.getReason().cStr();
-  end_status_ = abort.getType() == capnp::rpc::Exception::Type::OVERLOADED
-                    ? absl::ResourceExhaustedError(reason)
-                    : absl::UnavailableError(
-                          absl::StrCat("terraced ended the connection: ", reason));
+  end_status_ =
+      abort.getType() == capnp::rpc::Exception::Type::OVERLOADED
+          ? absl::ResourceExhaustedError(reason)
+          : absl::UnavailableError(absl::StrCat("terraced ended the connection: ", reason));
 }
 
 bool ClientStream::wait() {
@@ -183,16 +182,16 @@ void ClientStream::Receive() {
 
 void ClientStream::Deliver() {
   if (reader_.get() == nullptr) return;
-  KJ_IF_MAYBE(exception, kj::runCatchingExceptions([&] {
-    auto message = Pop();
-    if (message != nullptr) {
-      auto reader = kj::mv(reader_);
-      reader->fulfill(kj::mv(message));
-    } else if (ended_) {
-      auto reader = kj::mv(reader_);
-      reader->fulfill(nullptr);
-    }
-  })) {
+  KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] {
+                 auto message = Pop();
+                 if (message != nullptr) {
+                   auto reader = kj::mv(reader_);
+                   reader->fulfill(kj::mv(message));
+                 } else if (ended_) {
+                   auto reader = kj::mv(reader_);
+                   reader->fulfill(nullptr);
+                 }
+               })) {
     End(absl::UnavailableError(
         absl::StrCat("terraced sent garbage: ", exception->getDescription().cStr())));
     auto reader = kj::mv(reader_);

@@ -34,8 +34,8 @@ capnp::ReaderOptions ReplyOptions() {
 }
 
 // Everything that lives on the connection's event loop. Built, used and destroyed inside a
-// kj::WaitScope under the connection's mutex; which thread holds it does not matter, as long as that
-// thread is not inside another KJ event loop.
+// kj::WaitScope under the connection's mutex; which thread holds it does not matter, as long as
+// that thread is not inside another KJ event loop.
 struct Rpc {
   explicit Rpc(ClientStream& stream)
       : network(stream, kMaxFdsPerMessage, capnp::rpc::twoparty::Side::CLIENT, ReplyOptions()),
@@ -119,11 +119,11 @@ absl::Status ConnectionImpl::Enter(absl::FunctionRef<absl::Status(kj::WaitScope&
   std::lock_guard<std::mutex> lock(mutex_);
   if (dead_.load(std::memory_order_relaxed)) return death_;
   absl::Status status;
-  KJ_IF_MAYBE(exception, kj::runCatchingExceptions([&] {
-    kj::WaitScope scope(loop_);
-    stream_.StartCall();
-    status = body(scope);
-  })) {
+  KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] {
+                 kj::WaitScope scope(loop_);
+                 stream_.StartCall();
+                 status = body(scope);
+               })) {
     status = FromException(*exception);
   }
   return status;
@@ -184,8 +184,8 @@ absl::Status ConnectionImpl::Hello(const ClientHello& hello) {
     if (absl::Status status = ReadWelcome(in, welcome_); !status.ok()) return status;
     if (welcome_.protocol_major != kProtocolMajor) {
       return absl::FailedPreconditionError(absl::StrCat("protocol: terraced speaks version ",
-                                                        welcome_.protocol_major,
-                                                        ", this client ", kProtocolMajor));
+                                                        welcome_.protocol_major, ", this client ",
+                                                        kProtocolMajor));
     }
     max_message_bytes_ = in.getMaxMessageBytes();
     rpc_->session = response.getSession();
@@ -212,9 +212,8 @@ absl::Status ConnectionImpl::Call(uint64_t words, Start start, Fill fill, Read r
   return Enter([&](kj::WaitScope& scope) -> absl::Status {
     const uint64_t bytes = words * sizeof(capnp::word);
     if (bytes >= max_message_bytes_) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("request of ", bytes, " bytes exceeds limits.max_message_bytes = ",
-                       max_message_bytes_));
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "request of ", bytes, " bytes exceeds limits.max_message_bytes = ", max_message_bytes_));
     }
     auto request = start(KJ_ASSERT_NONNULL(rpc_->session), capnp::MessageSize{words, 0});
     fill(request);
@@ -450,8 +449,8 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(ConnectionOptions o
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return absl::InvalidArgumentError(absl::StrCat("socket_path '", path, "': 1 .. ",
-                                                   sizeof address.sun_path - 1, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("socket_path '", path, "': 1 .. ", sizeof address.sun_path - 1, " bytes"));
   }
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   kj::AutoCloseFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

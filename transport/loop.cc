@@ -103,9 +103,8 @@ void Loop::Stop() {
 void Loop::Post(absl::AnyInvocable<void()> closure) { impl_->Post(std::move(closure)); }
 
 PostFn Loop::poster() {
-  return [impl = impl_.get()](absl::AnyInvocable<void()> closure) {
-    impl->Post(std::move(closure));
-  };
+  return
+      [impl = impl_.get()](absl::AnyInvocable<void()> closure) { impl->Post(std::move(closure)); };
 }
 
 void Loop::Every(uint64_t period_ms, std::function<void()> callback) {

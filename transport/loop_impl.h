@@ -4,6 +4,8 @@
 #include <kj/async-io.h>
 #include <kj/async-unix.h>
 
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -11,7 +13,7 @@
 
 namespace terrace {
 
-struct Loop::Impl : private kj::TaskSet::ErrorHandler {
+struct Loop::Impl final : private kj::TaskSet::ErrorHandler {
   Impl();
   ~Impl();
 

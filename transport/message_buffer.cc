@@ -36,7 +36,8 @@ kj::ArrayPtr<kj::byte> MessageBuffer::Space() {
 kj::Maybe<kj::Own<capnp::MessageReader>> MessageBuffer::Pop(const capnp::ReaderOptions& options) {
   const size_t available = (end_ - begin_) / sizeof(capnp::word);
   if (available == 0) return nullptr;
-  auto prefix = words_.slice(begin_ / sizeof(capnp::word), begin_ / sizeof(capnp::word) + available);
+  auto prefix =
+      words_.slice(begin_ / sizeof(capnp::word), begin_ / sizeof(capnp::word) + available);
   uint32_t segments;
   std::memcpy(&segments, prefix.begin(), sizeof segments);
   KJ_REQUIRE(segments < kMaxSegments, "message has too many segments");

@@ -141,8 +141,8 @@ void ServerImpl::Refuse(int fd) {
   capnp::MallocMessageBuilder message;
   auto abort = message.initRoot<capnp::rpc::Message>().initAbort();
   abort.setType(capnp::rpc::Exception::Type::OVERLOADED);
-  const std::string reason = absl::StrCat("connections exceed limits.max_connections = ",
-                                          options_.max_connections);
+  const std::string reason =
+      absl::StrCat("connections exceed limits.max_connections = ", options_.max_connections);
   abort.setReason(reason.c_str());
   auto words = capnp::messageToFlatArray(message);
   auto bytes = words.asBytes();
@@ -158,7 +158,7 @@ void ServerImpl::Remove(uint64_t client_id) {
   auto state = client->state;
   state->closed = true;
   // First the connection, which may still refer to the session's descriptors, then the session.
-  KJ_IF_MAYBE(exception, kj::runCatchingExceptions([&] { client = nullptr; })) {
+  KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] { client = nullptr; })) {
     KJ_LOG(WARNING, "closing a connection", *exception);
   }
   if (state->opened) service_.CloseSession(state->id);
@@ -204,8 +204,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(Loop& loop, ServerOptions
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return absl::InvalidArgumentError(absl::StrCat("socket_path '", path, "': 1 .. ",
-                                                   sizeof address.sun_path - 1, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("socket_path '", path, "': 1 .. ", sizeof address.sun_path - 1, " bytes"));
   }
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   absl::Status status = MakeDirectory(std::filesystem::path(path).parent_path());

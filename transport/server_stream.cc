@@ -43,7 +43,7 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> ServerStream::Read(
     return resume.promise.then([this, options] { return Read(options); });
   }
   for (;;) {
-    KJ_IF_MAYBE(message, buffer_.Pop(options)) {
+    KJ_IF_MAYBE (message, buffer_.Pop(options)) {
       Account(**message);
       return kj::Maybe<capnp::MessageReaderAndFds>(
           capnp::MessageReaderAndFds{kj::mv(*message), nullptr});
@@ -80,8 +80,7 @@ void ServerStream::Account(capnp::MessageReader& message) {
 }
 
 kj::Promise<void> ServerStream::writeMessage(
-    kj::ArrayPtr<const int> fds,
-    kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+    kj::ArrayPtr<const int> fds, kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
   table_.assign((segments.size() + 2) & ~size_t{1}, 0);
   table_[0] = static_cast<uint32_t>(segments.size() - 1);
   pending_.clear();
@@ -89,8 +88,8 @@ kj::Promise<void> ServerStream::writeMessage(
   pending_.push_back({table_.data(), table_.size() * sizeof(uint32_t)});
   for (size_t i = 0; i < segments.size(); ++i) {
     table_[i + 1] = static_cast<uint32_t>(segments[i].size());
-    pending_.push_back({const_cast<capnp::word*>(segments[i].begin()),
-                        segments[i].size() * sizeof(capnp::word)});
+    pending_.push_back(
+        {const_cast<capnp::word*>(segments[i].begin()), segments[i].size() * sizeof(capnp::word)});
   }
   if (fds.size() == 0) return ContinueWrite();
 

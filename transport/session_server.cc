@@ -9,7 +9,7 @@
 namespace terrace {
 namespace {
 
-constexpr uint64_t kErrorWords = 64;    // room for a status in a result
+constexpr uint64_t kErrorWords = 64;     // room for a status in a result
 constexpr uint64_t kStatusWords = 1024;  // a first segment; more sessions need more
 constexpr uint32_t kMaxListObjects = 1024;
 
@@ -161,8 +161,7 @@ kj::Promise<void> SessionServer::acquire(AcquireContext context) {
   auto reply = service().Acquire(id(), params.getLayoutId(), keys, options);
   if (!reply.ok()) return Answer(context, reply.status());
   context.releaseParams();
-  WriteAcquire(*reply,
-               context.getResults(capnp::MessageSize{AcquireWords(*reply), 0}).initReply());
+  WriteAcquire(*reply, context.getResults(capnp::MessageSize{AcquireWords(*reply), 0}).initReply());
   return kj::READY_NOW;
 }
 
@@ -176,8 +175,8 @@ kj::Promise<void> SessionServer::release(ReleaseContext context) {
 
 kj::Promise<void> SessionServer::renew(RenewContext context) {
   if (absl::Status status = Open(); !status.ok()) return Answer(context, status);
-  auto deadline = service().Renew(id(), context.getParams().getLeaseId(),
-                                  context.getParams().getTtlMs());
+  auto deadline =
+      service().Renew(id(), context.getParams().getLeaseId(), context.getParams().getTtlMs());
   if (!deadline.ok()) return Answer(context, deadline.status());
   context.getResults(capnp::MessageSize{8, 0}).setDeadlineUs(*deadline);
   return kj::READY_NOW;
@@ -277,8 +276,8 @@ class TerraceServer final : public wire::Terrace::Server {
     if (state_->opened) return absl::FailedPreconditionError("hello: the session is open already");
     if (hello.protocol_major != kProtocolMajor) {
       return absl::FailedPreconditionError(absl::StrCat("protocol: the client speaks version ",
-                                                        hello.protocol_major,
-                                                        ", terraced speaks ", kProtocolMajor));
+                                                        hello.protocol_major, ", terraced speaks ",
+                                                        kProtocolMajor));
     }
     auto welcome = state_->service->OpenSession(state_->peer, hello);
     if (welcome.ok()) {

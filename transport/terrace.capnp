@@ -1,8 +1,9 @@
 # The control protocol between libterrace and terraced, over a Unix domain socket.
 #
-# - Every result carries `error`; a null pointer or code 0 is success, and then the other fields count.
-# - Keys travel as one Data of n x 32 bytes and extents as one Data of n x 16 bytes, because a lookup
-#   of 256 keys is on the path of every request: one copy each way instead of 256 struct accessors.
+# - Every result carries `error`; a null pointer or code 0 is success, and only then do the other
+#   fields count.
+# - Keys travel as one Data of n x 32 bytes and extents as one Data of n x 16 bytes, because a
+#   lookup of 256 keys is on the path of every request: one copy each way, no struct accessors.
 #   An extent record is little-endian: bytes u64, eta_us u32, token_count u16, tier u8, flags u8.
 # - hello is the only call before a session exists, and its parameters never change between majors.
 # - Descriptors arrive attached to SharedFd capabilities; the capability itself has no methods.

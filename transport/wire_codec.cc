@@ -32,9 +32,9 @@ capnp::Text::Reader ToText(const std::string& text) {
 }
 
 absl::Status TooMany(const char* field, uint64_t count, const WireLimits& limits) {
-  return absl::ResourceExhaustedError(absl::StrCat(
-      field, ": keys per call ", count,
-      " exceeds limits.max_keys_per_call = ", limits.max_keys_per_call));
+  return absl::ResourceExhaustedError(
+      absl::StrCat(field, ": keys per call ", count,
+                   " exceeds limits.max_keys_per_call = ", limits.max_keys_per_call));
 }
 
 absl::Status BadReply(const char* field) {

@@ -51,7 +51,8 @@ absl::Status ReadAcquireOptions(wire::Session::AcquireParams::Reader params,
 void WriteHello(const ClientHello& hello, wire::Terrace::HelloParams::Builder params);
 void WriteLayout(const ObjectLayout& layout, wire::Session::RegisterLayoutParams::Builder params);
 uint64_t ReserveWords(absl::Span<const ReserveItem> items);
-void WriteReserve(absl::Span<const ReserveItem> items, wire::Session::ReserveParams::Builder params);
+void WriteReserve(absl::Span<const ReserveItem> items,
+                  wire::Session::ReserveParams::Builder params);
 uint64_t CommitWords(absl::Span<const CommitItem> items);
 void WriteCommit(absl::Span<const CommitItem> items, wire::Session::CommitParams::Builder params);
 

@@ -29,8 +29,7 @@ void ReadAs(uint8_t which, capnp::MessageReader& message) {
   switch (which % 12) {
     case 0: {
       ClientHello hello;
-      const absl::Status status =
-          ReadHello(message.getRoot<wire::Terrace::HelloParams>(), hello);
+      const absl::Status status = ReadHello(message.getRoot<wire::Terrace::HelloParams>(), hello);
       Check(!status.ok() || hello.tenant.size() <= kMaxNameBytes);
       break;
     }
@@ -128,7 +127,7 @@ void ReadStream(const uint8_t* data, size_t size) {
     at += n;
     for (bool more = true; more;) {
       more = false;
-      KJ_IF_MAYBE(message, buffer.Pop(options)) {
+      KJ_IF_MAYBE (message, buffer.Pop(options)) {
         more = true;
         // A malformed call fails alone; the stream goes on.
         kj::runCatchingExceptions([&] { ReadAs(which, **message); });

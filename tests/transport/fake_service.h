@@ -28,7 +28,7 @@ class FakeService : public Service {
   ~FakeService() override;
 
   // Answers.
-  absl::Status failure;   // of every call but OpenSession, when not OK
+  absl::Status failure;  // of every call but OpenSession, when not OK
   absl::Status open_failure;
   Welcome welcome;
   std::vector<ExtentInfo> extents;

@@ -50,8 +50,7 @@ TEST_F(RoundTripTest, HelloCarriesEverything) {
   ASSERT_GE(w.ready_event_fd, 0);
   ASSERT_EQ(pwrite(service_.welcome.segment_fd, "segment", 7, 100), 7);
   ASSERT_EQ(pwrite(service_.welcome.board_fd, "board", 5, 0), 5);
-  auto* segment =
-      static_cast<char*>(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, w.segment_fd, 0));
+  auto* segment = static_cast<char*>(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, w.segment_fd, 0));
   auto* board = static_cast<char*>(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, w.board_fd, 0));
   ASSERT_NE(segment, MAP_FAILED);
   ASSERT_NE(board, MAP_FAILED);

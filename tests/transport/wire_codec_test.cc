@@ -113,7 +113,7 @@ int CountMessages(const kj::Array<capnp::word>& stream, size_t piece, int copies
       buffer.Added(n);
       at += n;
       for (;;) {
-        KJ_IF_MAYBE(message, buffer.Pop(capnp::ReaderOptions())) {
+        KJ_IF_MAYBE (message, buffer.Pop(capnp::ReaderOptions())) {
           EXPECT_EQ((*message)->getRoot<wire::Error>().getCode(), 7);
           ++count;
         } else {
@@ -139,10 +139,8 @@ TEST(MessageBufferTest, CutsAtAnyPieceSize) {
 }
 
 TEST(MessageBufferTest, RefusesBadFraming) {
-  for (const auto& [segments, words] : {std::pair<uint32_t, uint32_t>{0xffffffff, 1},
-                                        {512, 1},
-                                        {0, 0x10000000},
-                                        {1, 0xffffffff}}) {
+  for (const auto& [segments, words] :
+       {std::pair<uint32_t, uint32_t>{0xffffffff, 1}, {512, 1}, {0, 0x10000000}, {1, 0xffffffff}}) {
     MessageBuffer buffer(1 << 20);
     auto space = buffer.Space();
     const uint32_t header[4] = {segments, words, words, 0};

@@ -28,22 +28,23 @@
 namespace terrace {
 
 struct NvmeOptions {
-  std::string directory;              // created if absent
-  uint64_t capacity_bytes = 0;        // hard limit on segment files
+  std::string directory;        // created if absent
+  uint64_t capacity_bytes = 0;  // hard limit on segment files
   uint64_t segment_bytes = 64 << 20;
   uint32_t queue_depth = 16;
-  uint64_t piece_bytes = 1 << 20;     // one I/O; a demand read waits behind at most the pieces in flight
+  uint64_t piece_bytes =
+      1 << 20;  // one I/O; a demand read waits behind at most the pieces in flight
   uint64_t max_pending_write_bytes = 256 << 20;  // more queued than this: writes are rejected
 };
 
 // Everything a record says about its object; stored in its header, returned at recovery.
 struct RecordMeta {
   ObjectKey key;
-  ObjectKey parent;                   // zero when none
+  ObjectKey parent;  // zero when none
   Fingerprint fingerprint{};
   ObjectKind kind = ObjectKind::kKv;
-  uint8_t flags = 0;                  // bit 0: pinned
-  uint32_t tenant_id = 0;             // stable hash of the tenant's name
+  uint8_t flags = 0;       // bit 0: pinned
+  uint32_t tenant_id = 0;  // stable hash of the tenant's name
   uint32_t token_count = 0;
   uint32_t grain_count = 0;
   uint32_t cost_us = 0;
@@ -52,8 +53,8 @@ struct RecordMeta {
   // memory by the catalog. In the RocksDB row too.
   std::vector<uint32_t> grain_filters;
   // Header only, not in the RocksDB row: empty in ForEachRecord.
-  std::vector<uint64_t> part_ends;    // exclusive end of each part, ascending, last <= payload_bytes
-  std::vector<uint32_t> part_crcs;    // CRC32C of each part (padding between parts is not covered)
+  std::vector<uint64_t> part_ends;  // exclusive end of each part, ascending, last <= payload_bytes
+  std::vector<uint32_t> part_crcs;  // CRC32C of each part (padding between parts is not covered)
 };
 
 // Where a durable record lives. Dense id, reused after Erase. 32 bits.
@@ -64,9 +65,9 @@ enum class IoPriority : uint8_t { kDemand = 0, kNextLayer, kLaterLayers, kQueued
 
 struct ReadRequest {
   RecordId record = kNoRecord;
-  ObjectKey key;                      // compared with the stored 256-bit key
-  Fingerprint fingerprint{};          // compared too
-  uint8_t* destination = nullptr;     // 4 KiB aligned, room for payload_bytes rounded up to 4 KiB
+  ObjectKey key;                   // compared with the stored 256-bit key
+  Fingerprint fingerprint{};       // compared too
+  uint8_t* destination = nullptr;  // 4 KiB aligned, room for payload_bytes rounded up to 4 KiB
   IoPriority priority = IoPriority::kDemand;
   // Reads of one batch advance together, part by part: all part 0s, then all part 1s, ...
   uint64_t batch = 0;
@@ -78,8 +79,8 @@ struct ReadRequest {
 
 struct WriteRequest {
   RecordMeta meta;
-  const uint8_t* payload = nullptr;   // 4 KiB aligned; readable to payload_bytes rounded up to 4 KiB;
-                                      // must stay unchanged until `done`
+  const uint8_t* payload = nullptr;  // 4 KiB aligned; readable to payload_bytes rounded up to 4
+                                     // KiB; must stay unchanged until `done`
   IoPriority priority = IoPriority::kBackground;
   // The record's id once durable. ResourceExhausted: queue full or no space that may be reclaimed.
   absl::AnyInvocable<void(absl::StatusOr<RecordId>)> done;
@@ -89,9 +90,9 @@ struct NvmeStats {
   uint64_t capacity_bytes = 0, used_bytes = 0, live_bytes = 0, records = 0, segments = 0;
   uint64_t written_bytes = 0, read_bytes = 0, writes_rejected = 0, read_errors = 0;
   uint64_t corrupt_records = 0, reclaimed_segments = 0, pending_write_bytes = 0;
-  double read_bytes_per_s = 0;        // measured, for ETAs
-  std::string engine;                 // "io_uring (single_issuer, defer_taskrun)"
-  std::string health;                 // "ok", "read-only: ...", "failed: ..."
+  double read_bytes_per_s = 0;  // measured, for ETAs
+  std::string engine;           // "io_uring (single_issuer, defer_taskrun)"
+  std::string health;           // "ok", "read-only: ...", "failed: ..."
 };
 
 class NvmeTier {
@@ -117,6 +118,11 @@ class NvmeTier {
   void Touch(RecordId record);
 
   NvmeStats Stats() const;
+
+ private:
+  class Impl;
+  explicit NvmeTier(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;  // closures on their way to the loop hold it too
 };
 
 }  // namespace terrace

@@ -64,7 +64,7 @@ absl::StatusOr<std::vector<Row>> RunFootprint(const Context& context) {
   DaemonConfig config;
   // Some room to spare, so that nothing is evicted while the arena grows.
   config.host_bytes = AlignUp(objects * kPageBytes + objects * kPageBytes / 16, 64 << 20);
-  config.growth_step_bytes = uint64_t{256} << 20;
+  config.headroom_bytes = uint64_t{256} << 20;
   const auto daemon = PrivateDaemon::Start(context, "footprint", config);
   if (!daemon.ok()) return daemon.status();
   const auto connection = (*daemon)->Connect();

@@ -90,7 +90,7 @@ absl::StatusOr<Row> Measure(const Context& context, const std::string& name,
                             const std::string& verify) {
   DaemonConfig config;
   config.host_bytes = kHostBytes;
-  config.growth_step_bytes = kHostBytes;
+  config.headroom_bytes = kHostBytes;
   config.verify = verify;
   const auto daemon = PrivateDaemon::Start(context, name, config);
   if (!daemon.ok()) return daemon.status();

@@ -18,7 +18,7 @@ namespace terrace::bench {
 
 struct DaemonConfig {
   uint64_t host_bytes = 0;
-  uint64_t growth_step_bytes = uint64_t{64} << 20;
+  uint64_t headroom_bytes = uint64_t{64} << 20;
   std::string verify = "crossing";
   uint64_t nvme_bytes = 0;  // 0: no NVMe tier
 };

@@ -17,7 +17,7 @@ constexpr uint64_t kHostBytes = uint64_t{256} << 20;
 absl::StatusOr<std::vector<Row>> RunStore(const Context& context) {
   DaemonConfig config;
   config.host_bytes = kHostBytes;
-  config.growth_step_bytes = kHostBytes;
+  config.headroom_bytes = kHostBytes;
   const auto daemon = PrivateDaemon::Start(context, "store", config);
   if (!daemon.ok()) return daemon.status();
   absl::Status status = (*daemon)->WaitPopulated(kHostBytes);

@@ -5,7 +5,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,6 +32,17 @@ uint64_t MonotonicNowUs() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + now.tv_nsec / 1000;
+}
+
+RoomWait::RoomWait(const ClientOptions& options)
+    : end_us_(MonotonicNowUs() + uint64_t{options.room_timeout_ms} * 1000) {}
+
+bool RoomWait::Sleep(uint32_t retry_after_ms) const {
+  const uint64_t now_us = MonotonicNowUs();
+  if (now_us >= end_us_) return false;
+  std::this_thread::sleep_for(std::chrono::microseconds(
+      std::min(uint64_t{retry_after_ms} * 1000, end_us_ - now_us)));
+  return true;
 }
 
 absl::StatusOr<std::shared_ptr<ClientCore>> ClientCore::Open(ClientOptions options) {

@@ -18,6 +18,17 @@ namespace terrace {
 
 uint64_t MonotonicNowUs();  // CLOCK_MONOTONIC, as the daemon's deadlines
 
+// Waiting for room in the host tier, at most ClientOptions::room_timeout_ms for one call.
+class RoomWait {
+ public:
+  explicit RoomWait(const ClientOptions& options);
+  // Sleeps for what the daemon advised. False, at once, when the time is up.
+  bool Sleep(uint32_t retry_after_ms) const;
+
+ private:
+  uint64_t end_us_;
+};
+
 class ClientCore {
  public:
   // Connects and maps what the daemon has populated. Statuses of Connection::Open.

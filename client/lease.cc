@@ -38,11 +38,19 @@ void FutexWait(const std::atomic<uint32_t>* word, uint32_t seen, uint64_t timeou
   syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, nullptr, 0);
 }
 
+// The first object of a match that was not to be had; ends the lease's prefix.
+struct Miss {
+  absl::Status status;
+  uint32_t retry_after_ms = 0;  // not 0: it may be had after that time
+};
+
 }  // namespace
 
 struct Lease::State {
   explicit State(std::shared_ptr<ClientCore> the_core) : core(std::move(the_core)) {}
 
+  absl::Status Acquire(const Model& model, const PrefixMatch& match, const AcquireOptions& options,
+                       Miss& miss);
   absl::Status Add(const Model& model, const ChunkMatch& match, const AcquireResult& result);
   absl::Status WaitAll(uint32_t parts, uint32_t timeout_ms);
   absl::Status WaitChunk(size_t chunk, uint32_t parts, uint64_t end_us);
@@ -192,36 +200,52 @@ absl::Status Lease::State::Release() {
 
 // --- Client -------------------------------------------------------------------------------------
 
-absl::StatusOr<Lease> Client::Acquire(const Model& model, const PrefixMatch& match,
-                                      const AcquireOptions& options) {
-  if (match.chunks.empty()) return absl::NotFoundError("acquire: the match has no chunks");
-  auto state = std::make_unique<Lease::State>(core_);
-  // From here on a return releases what was acquired before it.
-  Lease lease(std::move(state));
-  Lease::State& books = *lease.state_;
-  const size_t batch = core_->welcome().max_keys_per_call;
-  absl::Status miss;
-  for (size_t begin = 0; begin < match.chunks.size() && miss.ok(); begin += batch) {
+// Leases the match's objects up to the first miss.
+absl::Status Lease::State::Acquire(const Model& model, const PrefixMatch& match,
+                                   const AcquireOptions& options, Miss& miss) {
+  const size_t batch = core->welcome().max_keys_per_call;
+  for (size_t begin = 0; begin < match.chunks.size() && miss.status.ok(); begin += batch) {
     const size_t count = std::min(batch, match.chunks.size() - begin);
     std::vector<ObjectKey> keys;
     for (size_t i = begin; i < begin + count; ++i) keys.push_back(match.chunks[i].key);
-    const auto reply = core_->connection().Acquire(model.layout_id, keys, options);
+    const auto reply = core->connection().Acquire(model.layout_id, keys, options);
     if (!reply.ok()) return reply.status();
     if (reply->lease_id != 0) {
-      books.lease_ids.push_back(reply->lease_id);
-      books.deadline_us = std::min<uint64_t>(books.deadline_us, reply->deadline_us);
+      lease_ids.push_back(reply->lease_id);
+      deadline_us = std::min<uint64_t>(deadline_us, reply->deadline_us);
     }
-    absl::Status mapped = core_->MapUpTo(reply->host_populated_bytes);
+    absl::Status mapped = core->MapUpTo(reply->host_populated_bytes);
     if (!mapped.ok()) return mapped;
-    for (size_t i = 0; i < count && miss.ok(); ++i) {
-      miss = reply->results[i].status;
-      if (miss.ok()) miss = books.Add(model, match.chunks[begin + i], reply->results[i]);
+    for (size_t i = 0; i < count && miss.status.ok(); ++i) {
+      const AcquireResult& result = reply->results[i];
+      miss = {result.status, result.retry_after_ms};
+      if (miss.status.ok()) miss.status = Add(model, match.chunks[begin + i], result);
     }
   }
-  if (!books.chunks.empty()) return lease;
-  // An object whose readers are leaving after a failed read is a miss, not a dead daemon.
-  if (absl::IsUnavailable(miss)) return absl::NotFoundError(miss.message());
-  return miss;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Lease> Client::Acquire(const Model& model, const PrefixMatch& match,
+                                      const AcquireOptions& options) {
+  if (match.chunks.empty()) return absl::NotFoundError("acquire: the match has no chunks");
+  const RoomWait wait(core_->options());
+  while (true) {
+    // From here on leaving the scope releases what was acquired. While waiting for room nothing is
+    // held, so that two readers cannot wait for each other; reads that have begun go on.
+    Lease lease(std::make_unique<Lease::State>(core_));
+    Miss miss;
+    absl::Status status = lease.state_->Acquire(model, match, options, miss);
+    if (!status.ok()) return status;
+    if (!miss.status.ok() && miss.retry_after_ms > 0) {
+      lease.Release().IgnoreError();
+      if (wait.Sleep(miss.retry_after_ms)) continue;
+      return miss.status;
+    }
+    if (lease.usable_chunks() > 0) return lease;
+    // An object whose readers are leaving after a failed read is a miss, not a dead daemon.
+    if (absl::IsUnavailable(miss.status)) return absl::NotFoundError(miss.status.message());
+    return miss.status;
+  }
 }
 
 // --- Lease --------------------------------------------------------------------------------------

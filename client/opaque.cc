@@ -47,11 +47,16 @@ absl::Status Client::Put(const ObjectKey& key, absl::Span<const uint8_t> bytes) 
   const auto model = OpaqueModel(bytes.size());
   if (!model.ok()) return model.status();
   const ReserveItem item{key, {}, 1, 0, 0};
+  const RoomWait wait(core_->options());
   uint64_t populated_bytes = 0;
-  const auto reserved =
-      core_->connection().Reserve(model->layout_id, {&item, 1}, populated_bytes);
-  if (!reserved.ok()) return reserved.status();
-  const ReserveResult& reservation = reserved->front();
+  ReserveResult reservation;
+  do {
+    const auto reserved =
+        core_->connection().Reserve(model->layout_id, {&item, 1}, populated_bytes);
+    if (!reserved.ok()) return reserved.status();
+    reservation = reserved->front();
+  } while (!reservation.status.ok() && reservation.retry_after_ms > 0 &&
+           wait.Sleep(reservation.retry_after_ms));
   if (!reservation.status.ok()) return reservation.status;
 
   absl::Status status = core_->MapUpTo(populated_bytes);

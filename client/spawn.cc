@@ -1,13 +1,18 @@
 // Client::Spawn: a private daemon over a directory.
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "client/core.h"
 #include "config/options.h"
@@ -35,7 +40,6 @@ absl::StatusOr<std::filesystem::path> PrepareDirectory(const std::string& wanted
   return directory;
 }
 
-// Replaced as a whole, because another process may be starting a daemon from it.
 absl::Status WriteConfig(const std::filesystem::path& directory, const std::string& socket_path,
                          const SpawnOptions& options) {
   Options config = DefaultOptions();
@@ -52,15 +56,10 @@ absl::Status WriteConfig(const std::filesystem::path& directory, const std::stri
   const std::string path = directory / "terrace.toml";
   absl::Status valid = ParseOptions(text, path).status();
   if (!valid.ok()) return valid;
-  const std::string draft = absl::StrCat(path, ".", getpid());
-  std::ofstream file(draft, std::ios::trunc);
+  std::ofstream file(path, std::ios::trunc);
   file << "# Written by libterrace each time it starts this private daemon.\n" << text;
   file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(draft, path, error);
-  if (!file || error) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot write ", path));
-  }
+  if (!file) return absl::FailedPreconditionError(absl::StrCat("cannot write ", path));
   return absl::OkStatus();
 }
 
@@ -68,21 +67,34 @@ bool NobodyServes(const absl::Status& status) {
   return absl::IsNotFound(status) || absl::IsUnavailable(status);
 }
 
-// Connects as soon as the daemon serves. When it ends instead, another process may have been
-// faster with the same directory: its daemon is then the one to use.
+// Of many who find nobody serving, one starts the daemon while the others wait here. Returns a
+// descriptor; closing it unlocks.
+absl::StatusOr<int> LockDirectory(const std::filesystem::path& directory) {
+  const std::string path = directory / "spawn.lock";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  int locked = fd < 0 ? -1 : 0;
+  while (fd >= 0 && (locked = flock(fd, LOCK_EX)) != 0 && errno == EINTR) {
+  }
+  if (locked == 0) return fd;
+  absl::Status status = absl::FailedPreconditionError(
+      absl::StrCat("cannot lock ", path, ": ", std::strerror(errno)));
+  if (fd >= 0) close(fd);
+  return status;
+}
+
+// Connects as soon as the daemon serves.
 absl::StatusOr<std::shared_ptr<ClientCore>> ConnectTo(std::unique_ptr<SpawnedDaemon> daemon,
                                                       const ClientOptions& options,
                                                       uint32_t timeout_ms) {
   const uint64_t deadline_us = MonotonicNowUs() + uint64_t{timeout_ms} * 1000;
   while (true) {
-    const bool ended = daemon->Ended();
     auto core = ClientCore::Open(options);
     if (core.ok()) {
-      if (!ended) (*core)->Own(std::move(daemon));
+      (*core)->Own(std::move(daemon));
       return core;
     }
     if (!NobodyServes(core.status())) return core;
-    if (ended) {
+    if (daemon->Ended()) {
       return absl::FailedPreconditionError(
           absl::StrCat("terraced ended at start; its log ends: ", daemon->LogTail()));
     }
@@ -106,6 +118,9 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Spawn(SpawnOptions options) {
         absl::StrCat("directory: ", directory->string(), " is too long for a socket: at most ",
                      sizeof(sockaddr_un::sun_path) - sizeof "/terraced.sock", " bytes"));
   }
+  const auto lock = LockDirectory(*directory);
+  if (!lock.ok()) return lock.status();
+  const absl::Cleanup unlock = [fd = *lock] { close(fd); };
   auto core = ClientCore::Open(options.client);
   if (!core.ok()) {
     if (!NobodyServes(core.status())) return core.status();

@@ -1,9 +1,7 @@
 // StoreOperation: chunks being written, from their reservation to commit or abort.
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -141,8 +139,7 @@ absl::Status StoreOperation::State::GiveUpFrom(size_t first, const absl::Status&
 }
 
 absl::Status StoreOperation::State::Reserve() {
-  const uint64_t end_us =
-      MonotonicNowUs() + uint64_t{core->options().reserve_timeout_ms} * 1000;
+  const RoomWait wait(core->options());
   std::vector<size_t> wanted;
   for (size_t i = 0; i < chunks.size(); ++i) {
     if (!chunks[i].already) wanted.push_back(i);
@@ -161,13 +158,10 @@ absl::Status StoreOperation::State::Reserve() {
                      [](const WrittenChunk& chunk) { return !chunk.refused.ok(); }) -
         chunks.begin());
     if (refused == chunks.size()) return absl::OkStatus();
-    const uint64_t now_us = MonotonicNowUs();
     // Waiting helps when the first chunk that has no room is one that may get some.
-    if (again.empty() || again.front() != refused || now_us >= end_us) {
+    if (again.empty() || again.front() != refused || !wait.Sleep(retry_after_ms)) {
       return GiveUpFrom(refused, chunks[refused].refused);
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(
-        std::min<uint64_t>(uint64_t{retry_after_ms} * 1000, end_us - now_us)));
     wanted = std::move(again);
   }
   return absl::OkStatus();

@@ -53,7 +53,7 @@ struct ClientOptions {
   std::string tenant;                // empty: the only tenant of this uid
   std::string client_name = "libterrace";
   uint32_t call_timeout_ms = 5000;   // of one call to the daemon; past it the client is dead
-  uint32_t reserve_timeout_ms = 5000;  // how long BeginStore waits for room
+  uint32_t room_timeout_ms = 5000;  // how long a store or load waits for host memory
 };
 
 // A private daemon with its socket, configuration, log and store under one directory.
@@ -229,7 +229,7 @@ class Client {
                                 const AcquireOptions& options = {});
   // Every full chunk of 256 tokens, and a last one of the whole grains that remain. `cost_us` is
   // what computing all of `tokens` took (0: unknown); chunks get their share. Waits for room up to
-  // reserve_timeout_ms; chunks without room are not needed and count as failed.
+  // room_timeout_ms; chunks without room are not needed and count as failed.
   absl::StatusOr<StoreOperation> BeginStore(const Model& model, absl::Span<const uint32_t> tokens,
                                             std::string_view extra = {}, uint64_t cost_us = 0);
 

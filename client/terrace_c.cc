@@ -113,8 +113,8 @@ int32_t terrace_connect(const terrace_connect_options* options, terrace_client**
       client.tenant = Text(options->tenant);
       if (options->client_name != nullptr) client.client_name = options->client_name;
       if (options->call_timeout_ms != 0) client.call_timeout_ms = options->call_timeout_ms;
-      if (options->reserve_timeout_ms != 0) {
-        client.reserve_timeout_ms = options->reserve_timeout_ms;
+      if (options->room_timeout_ms != 0) {
+        client.room_timeout_ms = options->room_timeout_ms;
       }
     }
     auto connected = terrace::Client::Connect(std::move(client));
@@ -142,8 +142,8 @@ int32_t terrace_spawn(const terrace_spawn_options* options, terrace_client** out
     if (options->start_timeout_ms != 0) spawn.start_timeout_ms = options->start_timeout_ms;
     if (options->client_name != nullptr) spawn.client.client_name = options->client_name;
     if (options->call_timeout_ms != 0) spawn.client.call_timeout_ms = options->call_timeout_ms;
-    if (options->reserve_timeout_ms != 0) {
-      spawn.client.reserve_timeout_ms = options->reserve_timeout_ms;
+    if (options->room_timeout_ms != 0) {
+      spawn.client.room_timeout_ms = options->room_timeout_ms;
     }
     auto spawned = terrace::Client::Spawn(std::move(spawn));
     if (!spawned.ok()) return spawned.status();

@@ -61,7 +61,7 @@ typedef struct {
   const char* tenant;
   const char* client_name;
   uint32_t call_timeout_ms;
-  uint32_t reserve_timeout_ms;
+  uint32_t room_timeout_ms;
 } terrace_connect_options;
 
 typedef struct {
@@ -74,7 +74,7 @@ typedef struct {
   uint32_t verify_always; /* 0 or 1 */
   uint32_t start_timeout_ms;
   uint32_t call_timeout_ms;
-  uint32_t reserve_timeout_ms;
+  uint32_t room_timeout_ms;
 } terrace_spawn_options;
 
 /* options may be NULL. */

@@ -66,8 +66,9 @@ constexpr std::array<OptionKey, 3> kHostKeys = {{
      SizeField{TERRACE_MEMBER(host.capacity),
                {4 * kMiB, 64 * kTiB, 1, "the cgroup's memory limit, else of the machine's memory"}},
      "Shared memory for objects, all tenants together. Grows to this, never past it."},
-    {"growth_step", SizeField{TERRACE_MEMBER(host.growth_step), {kMiB, 16 * kGiB, kPage, ""}},
-     "Memory is taken and populated in steps of this size, ahead of demand. Speed only."},
+    {"headroom", SizeField{TERRACE_MEMBER(host.headroom), {kMiB, 16 * kGiB, kPage, ""}},
+     "Memory kept populated and free, ahead of demand, a tenant: a burst of stores or loads up to "
+     "this size finds pages ready. Speed only."},
     {"verify", ChoiceField{TERRACE_MEMBER(host.verify), kVerify},
      "When checksums are compared: crossing, whenever bytes move between tiers; always, also each "
      "time an object is acquired from host memory, at the cost of reading it once more."},

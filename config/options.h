@@ -32,7 +32,7 @@ struct ServerSection {
 struct LimitsSection {
   uint64_t max_sessions = 256;
   uint64_t max_keys_per_call = 4096;
-  Size max_message_bytes = Size::Bytes(uint64_t{64} << 20);
+  Size max_message_bytes = Size::Bytes(uint64_t{128} << 20);
   uint64_t max_leases_per_session = 1024;
   uint64_t max_reservations_per_session = 1024;
   uint64_t max_layouts = 1024;
@@ -46,7 +46,7 @@ struct HostSection {
   // Share of the memory this process may use: the cgroup's limit, else the machine's memory.
   Size capacity = Size::Percent(25);
   // Memory is taken and populated in steps of this size, ahead of demand. Affects speed only.
-  Size growth_step = Size::Bytes(uint64_t{64} << 20);
+  Size headroom = Size::Bytes(uint64_t{128} << 20);
   // When a checksum is compared: "crossing" (between tiers) or "always" (also on host reads).
   std::string verify = "crossing";
 
@@ -58,7 +58,7 @@ struct NvmeSection {
   std::string directory;  // empty until resolved: state_dir/nvme
   // Share of what its file system has free, counting what the tier itself already holds.
   Size capacity = Size::Percent(20);
-  Size segment_size = Size::Bytes(uint64_t{64} << 20);  // affects the stored format of new segments
+  Size segment_size = Size::Bytes(uint64_t{128} << 20);  // affects the stored format of new segments
   uint64_t queue_depth = 16;
   Size piece_size = Size::Bytes(uint64_t{1} << 20);
   Size max_pending_writes = Size::Bytes(uint64_t{256} << 20);

@@ -401,8 +401,8 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
     return result;
   }
   if (entry.host == nullptr) {
-    result.status =
-        mover_.Promote(id, layout_id, static_cast<IoPriority>(options.priority), batch);
+    result.status = mover_.Promote(id, layout_id, static_cast<IoPriority>(options.priority), batch,
+                                   result.retry_after_ms);
     if (!result.status.ok()) return result;
   }
   std::optional<uint32_t> slot = session.board.Take();

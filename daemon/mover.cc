@@ -226,11 +226,15 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
   FeedWrites();
 }
 
-absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch) {
+absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
+                            uint32_t& retry_after_ms) {
   Entry& entry = catalog_.at(id);
-  uint32_t retry_after_ms = 0;
   absl::StatusOr<Extent> extent = MakeRoom(entry.tenant, entry.payload_bytes(), retry_after_ms);
-  if (!extent.ok()) return extent.status();
+  if (!extent.ok()) {
+    // What is full may be full of the caller's own lease: it uses what it got instead of waiting.
+    if (!tenants_[entry.tenant].host->growing()) retry_after_ms = 0;
+    return extent.status();
+  }
   entry.host = std::make_unique<HostCopy>();
   entry.host->extent = *extent;
   entry.host->layout = layout;

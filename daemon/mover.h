@@ -26,12 +26,6 @@ struct Waiter {
   bool operator==(const Waiter&) const = default;
 };
 
-// Why there is no room, and whether waiting helps.
-struct NoRoom {
-  absl::Status status;
-  uint32_t retry_after_ms = 0;
-};
-
 class Mover {
  public:
   // `layouts` outlives the mover and only grows. `nvme` may be null: host tier only.
@@ -44,15 +38,18 @@ class Mover {
   void Recover();
 
   // Space for `bytes` in the tenant's arena, evicting what the policy gives up. Never evicts what
-  // is leased, pinned, or being read by the NVMe tier.
+  // is leased, pinned, or being read by the NVMe tier. ResourceExhausted: no room now;
+  // `retry_after_ms` is not 0 when waiting helps.
   absl::StatusOr<Extent> MakeRoom(uint16_t tenant, uint64_t bytes, uint32_t& retry_after_ms);
 
   // The entry was published: track it for eviction and queue it for NVMe.
   void Published(ObjectId id);
   // The entry has no host copy: bring it up. Several waiters join one read; `word` is what each
-  // board slot shows from now on. ResourceExhausted when there is no room.
+  // board slot shows from now on. ResourceExhausted when there is no room;
+  // `retry_after_ms` is not 0 when the arena is growing.
   // `layout` is the caller's, checked against the entry.
-  absl::Status Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch);
+  absl::Status Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
+                       uint32_t& retry_after_ms);
   bool loading(ObjectId id) const { return loading_.contains(id); }
   void Join(ObjectId id, const Waiter& waiter);
   void Leave(ObjectId id, const Waiter& waiter);

@@ -76,7 +76,7 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     MemoryTierOptions host;
     host.name = "terrace-host-" + configured.name;
     host.capacity_bytes = configured.host_capacity->bytes / kExtentAlignment * kExtentAlignment;
-    host.growth_step_bytes = options.host.growth_step.bytes;
+    host.headroom_bytes = options.host.headroom.bytes;
     auto arena = MemoryTier::Create(std::move(host), post);
     if (!arena.ok()) return arena.status();
     tenant.host = *std::move(arena);

@@ -10,9 +10,8 @@ namespace terrace {
 
 namespace {
 
-// Small, so that the first store after a start does not wait for a whole step.
-constexpr uint64_t kFirstStepBytes = 16 << 20;
-constexpr uint64_t kPageBytes = 4096;
+// Small, because whoever found no room waits for the piece under way.
+constexpr uint64_t kPieceBytes = 16 << 20;
 
 }  // namespace
 
@@ -25,8 +24,6 @@ absl::StatusOr<std::unique_ptr<MemoryTier>> MemoryTier::Create(MemoryTierOptions
   }
   auto memory = kernels::SharedMemory::Create(options.name, options.capacity_bytes);
   if (!memory.ok()) return memory.status();
-  options.growth_step_bytes =
-      std::max(kPageBytes, options.growth_step_bytes / kPageBytes * kPageBytes);
   auto tier = std::unique_ptr<MemoryTier>(
       new MemoryTier(std::move(options), *std::move(memory), std::move(post)));
   tier->GrowIfShort();
@@ -58,6 +55,7 @@ absl::StatusOr<Extent> MemoryTier::Allocate(uint64_t bytes) {
         out_of_memory_ ? " bytes (the machine has no more memory)" : " bytes (host.capacity)"));
   }
   const auto allocation = allocator_.Allocate(bytes);
+  starved_ = !allocation.has_value();
   GrowIfShort();
   if (!allocation) {
     return absl::ResourceExhaustedError(
@@ -72,22 +70,21 @@ void MemoryTier::GrowIfShort() {
   const uint64_t populated = populated_bytes();
   const uint64_t free_bytes = populated - used_bytes();
   if (growing_ || out_of_memory_ || populated == capacity_bytes() ||
-      free_bytes >= options_.growth_step_bytes) {
+      (free_bytes >= options_.headroom_bytes && !starved_)) {
     return;
   }
   growing_ = true;
-  const uint64_t step = populated == 0 ? std::min(kFirstStepBytes, options_.growth_step_bytes)
-                                       : options_.growth_step_bytes;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    step_begin_ = populated;
-    step_bytes_ = std::min(step, capacity_bytes() - populated);
+    piece_begin_ = populated;
+    piece_bytes_ = std::min(kPieceBytes, capacity_bytes() - populated);
   }
   wake_.notify_one();
 }
 
 void MemoryTier::Grown(uint64_t bytes, absl::Status status) {
   growing_ = false;
+  starved_ = false;
   if (!status.ok()) {
     out_of_memory_ = true;
     spdlog::warn("host tier stays at {} of {} bytes: {}", populated_bytes(), capacity_bytes(),
@@ -101,12 +98,12 @@ void MemoryTier::Grown(uint64_t bytes, absl::Status status) {
 void MemoryTier::GrowThread() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    wake_.wait(lock, [this] { return stopping_ || step_bytes_ > 0; });
+    wake_.wait(lock, [this] { return stopping_ || piece_bytes_ > 0; });
     if (stopping_) return;
-    const uint64_t begin = step_begin_, bytes = std::exchange(step_bytes_, 0);
+    const uint64_t begin = piece_begin_, bytes = std::exchange(piece_bytes_, 0);
     lock.unlock();
     absl::Status status = memory_.Populate(begin, begin + bytes);
-    // Memory is short: do not sit on pages of a step that will never be used.
+    // Memory is short: do not sit on pages of a piece that will never be used.
     if (!status.ok()) status.Update(memory_.Discard(begin, begin + bytes));
     post_([this, alive = alive_, bytes, status] {
       if (*alive) Grown(bytes, status);

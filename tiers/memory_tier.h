@@ -2,9 +2,9 @@
 // One instance a tenant, so no client ever maps another tenant's bytes. A tier knows bytes, not
 // tokens. Loop thread, except that growth populates pages on a private thread.
 //
-// The memfd is created at full capacity but sparse. Pages are populated in steps off the loop and
-// ahead of demand (a first touch costs ten times a copy: DESIGN section 5); only populated ranges
-// are ever allocated.
+// The memfd is created at full capacity but sparse. Pages are populated piece by piece, off the loop
+// and ahead of demand (a first touch costs ten times a copy); only populated ranges are ever
+// allocated.
 #pragma once
 
 #include <condition_variable>
@@ -30,12 +30,12 @@ struct Extent {
 struct MemoryTierOptions {
   std::string name;             // of the memfd, for /proc
   uint64_t capacity_bytes = 0;  // 4 KiB multiple
-  uint64_t growth_step_bytes = 64 << 20;
+  uint64_t headroom_bytes = 128 << 20;  // kept populated and free while capacity allows
 };
 
 class MemoryTier {
  public:
-  // Creates the memfd and starts populating the first step in the background. InvalidArgument when
+  // Creates the memfd and starts populating the headroom in the background. InvalidArgument when
   // the capacity is not a positive multiple of 4 KiB of at most ExtentAllocator::kMaxBytes.
   static absl::StatusOr<std::unique_ptr<MemoryTier>> Create(MemoryTierOptions options, PostFn post);
   ~MemoryTier();  // joins the populating thread
@@ -54,12 +54,12 @@ class MemoryTier {
   uint64_t populated_bytes() const { return allocator_.size_bytes(); }
   uint64_t used_bytes() const { return allocator_.used_bytes(); }
   uint64_t largest_free_bytes() const { return allocator_.largest_free_bytes(); }
-  bool growing() const { return growing_; }  // a populate step is under way
+  bool growing() const { return growing_; }  // a piece is being populated
   uint64_t HugePageBytes() const { return memory_.HugePageBytes(); }
 
  private:
   MemoryTier(MemoryTierOptions options, kernels::SharedMemory memory, PostFn post);
-  // Starts the next step when less than one step is free and capacity allows.
+  // Starts the next piece when less than the headroom is free, or an allocation found no run.
   void GrowIfShort();
   void Grown(uint64_t bytes, absl::Status status);
   void GrowThread();
@@ -69,14 +69,15 @@ class MemoryTier {
   PostFn post_;
   ExtentAllocator allocator_;
   bool growing_ = false;
+  bool starved_ = false;        // an allocation has found no run since the last piece
   bool out_of_memory_ = false;  // the machine has no more: stay at what is populated
-  // Guards against a step that is posted after this object is gone.
+  // Guards against a piece that is posted after this object is gone.
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 
-  // Hand-over to the grow thread: the step to populate, or stop.
+  // Hand-over to the grow thread: the piece to populate, or stop.
   std::mutex mutex_;
   std::condition_variable wake_;
-  uint64_t step_begin_ = 0, step_bytes_ = 0;
+  uint64_t piece_begin_ = 0, piece_bytes_ = 0;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -118,6 +118,7 @@ struct AcquireResult {
   uint32_t grain_count = 0;
   uint32_t board_slot = 0;
   TierId source = TierId::kNone;
+  uint32_t retry_after_ms = 0; // as of ReserveResult
   std::vector<uint32_t> part_crcs;      // when verify is kAlways and the object is in the host tier
 };
 struct AcquireReply {

@@ -107,6 +107,7 @@ struct AcquireResult {
   boardSlot @5 :UInt32;
   source @6 :UInt8;             # TierId
   partCrcs @7 :List(UInt32);
+  retryAfterMs @8 :UInt32;
 }
 
 struct AcquireReply {

@@ -372,6 +372,7 @@ void WriteAcquire(const AcquireReply& reply, wire::AcquireReply::Builder out) {
     result.setGrainCount(from.grain_count);
     result.setBoardSlot(from.board_slot);
     result.setSource(static_cast<uint8_t>(from.source));
+    result.setRetryAfterMs(from.retry_after_ms);
     if (!from.part_crcs.empty()) {
       FillU32List(from.part_crcs, result.initPartCrcs(from.part_crcs.size()));
     }
@@ -396,6 +397,7 @@ absl::Status ReadAcquire(wire::AcquireReply::Reader in, size_t count, AcquireRep
     result.board_slot = from.getBoardSlot();
     if (!KnownTier(from.getSource())) return BadReply("results.source");
     result.source = static_cast<TierId>(from.getSource());
+    result.retry_after_ms = from.getRetryAfterMs();
     if (!ReadU32List(from.getPartCrcs(), "part_crcs", kMaxParts, result.part_crcs).ok()) {
       return BadReply("results.part_crcs");
     }

@@ -38,7 +38,7 @@ void WriteLimits(const LimitsSection& limits, JsonWriter& json) {
 void WriteTiers(const Options& options, JsonWriter& json) {
   json.Key("host").BeginObject();
   WriteSize("capacity", options.host.capacity, json);
-  WriteSize("growth_step", options.host.growth_step, json);
+  WriteSize("headroom", options.host.headroom, json);
   json.Field("verify", options.host.verify).EndObject();
   json.Key("nvme").BeginObject();
   json.Field("enabled", options.nvme.enabled).Field("directory", options.nvme.directory);

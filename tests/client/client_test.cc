@@ -264,7 +264,7 @@ TEST(ClientLimits, ChunksWithoutRoomAreGivenUpAndTheRestIsStored) {
   settings.host_bytes = uint64_t{4} << 20;
   DaemonProcess daemon(settings);
   ClientOptions options = daemon.Options();
-  options.reserve_timeout_ms = 2000;
+  options.room_timeout_ms = 2000;
   const auto client = Client::Connect(options);
   ASSERT_TRUE(client.ok());
   KvGeometry geometry = SmallGeometry();

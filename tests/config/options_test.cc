@@ -43,7 +43,7 @@ lease_ttl_s = 6
 max_lease_ttl_s = 7
 [host]
 capacity = "8GiB"
-growth_step = 2097152
+headroom = 2097152
 verify = "always"
 [nvme]
 enabled = false
@@ -79,7 +79,7 @@ TEST(Options, EveryKeyArrivesInItsField) {
   EXPECT_EQ(parsed->limits.lease_ttl_s, 6u);
   EXPECT_EQ(parsed->limits.max_lease_ttl_s, 7u);
   EXPECT_EQ(parsed->host.capacity, Size::Bytes(uint64_t{8} << 30));
-  EXPECT_EQ(parsed->host.growth_step, Size::Bytes(2097152));
+  EXPECT_EQ(parsed->host.headroom, Size::Bytes(2097152));
   EXPECT_EQ(parsed->host.verify, "always");
   EXPECT_FALSE(parsed->nvme.enabled);
   EXPECT_EQ(parsed->nvme.directory, "/tmp/nvme");
@@ -151,8 +151,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"[host]\ncapacity = -1\n", "t.toml:2:", "'host.capacity' = -1"},
         Refusal{"[host]\ncapacity = \"1MiB\"\n", "t.toml:2:", "4MiB .. 64TiB"},
         Refusal{"[host]\ncapacity = [1]\n", "t.toml:2:", "a list of 1"},
-        Refusal{"[host]\ngrowth_step = \"5%\"\n", "t.toml:2:", "host.growth_step"},
-        Refusal{"[host]\ngrowth_step = 2097153\n", "t.toml:2:", "a multiple of 4KiB"},
+        Refusal{"[host]\nheadroom = \"5%\"\n", "t.toml:2:", "host.headroom"},
+        Refusal{"[host]\nheadroom = 2097153\n", "t.toml:2:", "a multiple of 4KiB"},
         Refusal{"[host]\nverify = \"never\"\n", "t.toml:2:", "one of \"crossing\" \"always\""},
         Refusal{"[server]\nlog_level = \"loud\"\n", "t.toml:2:", "\"warning\""},
         Refusal{"[server]\nstate_dir = \"relative\"\n", "t.toml:2:", "an absolute path"},

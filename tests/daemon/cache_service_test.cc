@@ -27,7 +27,7 @@ class CacheServiceTest : public ::testing::Test {
     options_ = DefaultOptions();
     options_.server.state_dir = directory_;
     options_.host.capacity = Size::Bytes(32 * kMiB);
-    options_.host.growth_step = Size::Bytes(8 * kMiB);
+    options_.host.headroom = Size::Bytes(8 * kMiB);
     options_.nvme.directory = directory_ + "/nvme";
     options_.nvme.capacity = Size::Bytes(256 * kMiB);
     options_.nvme.segment_size = Size::Bytes(16 * kMiB);
@@ -112,11 +112,17 @@ class CacheServiceTest : public ::testing::Test {
     return tenants_[0].host->At(Extent{offset, 1});
   }
 
+  // Acquires, waiting while the arena grows.
   AcquireReply AcquireKey(SessionId session, const ObjectKey& key) {
-    auto reply = service_->Acquire(session, *service_->RegisterLayout(session, layout_), {&key, 1},
-                                   AcquireOptions{});
-    EXPECT_TRUE(reply.ok()) << reply.status();
-    return *reply;
+    const uint32_t layout = *service_->RegisterLayout(session, layout_);
+    AcquireReply result;
+    loop_.RunUntil([&] {
+      auto reply = service_->Acquire(session, layout, {&key, 1}, AcquireOptions{});
+      EXPECT_TRUE(reply.ok()) << reply.status();
+      result = *std::move(reply);
+      return result.results[0].retry_after_ms == 0;
+    });
+    return result;
   }
 
   void WaitUntilDurable(SessionId session) {
@@ -124,7 +130,8 @@ class CacheServiceTest : public ::testing::Test {
   }
 
   uint64_t Counter(SessionId session, const std::string& name) {
-    for (const auto& [counter, value] : service_->Status(session)->counters) {
+    const auto status = service_->Status(session);
+    for (const auto& [counter, value] : status->counters) {
       if (counter == name) return value;
     }
     ADD_FAILURE() << "no counter " << name;

@@ -23,10 +23,11 @@ void Check(bool holds) {
   if (!holds) abort();
 }
 
-void ReadAs(uint8_t which, capnp::MessageReader& message) {
+// Requests: the daemon reads them from clients.
+void ReadRequestAs(uint8_t which, capnp::MessageReader& message) {
   absl::Span<const ObjectKey> keys;
   ObjectKey key;
-  switch (which % 12) {
+  switch (which) {
     case 0: {
       ClientHello hello;
       const absl::Status status = ReadHello(message.getRoot<wire::Terrace::HelloParams>(), hello);
@@ -83,18 +84,23 @@ void ReadAs(uint8_t which, capnp::MessageReader& message) {
       (void)ReadKeys(params.getKeys(), "keys", kLimits, keys);
       break;
     }
-    case 8:
+    default:
       (void)ReadKey(message.getRoot<Session::ShowParams>().getKey(), "key", key);
       break;
-    // Replies: the client reads them from the daemon, and must not trust them either.
-    case 9: {
+  }
+}
+
+// Replies: the client reads them from the daemon, and must not trust them either.
+void ReadReplyAs(uint8_t which, capnp::MessageReader& message) {
+  switch (which) {
+    case 0: {
       Welcome welcome;
       (void)ReadWelcome(message.getRoot<wire::Welcome>(), welcome);
       AcquireReply reply;
       (void)ReadAcquire(message.getRoot<wire::AcquireReply>(), 3, reply);
       break;
     }
-    case 10: {
+    case 1: {
       StatusReply reply;
       (void)ReadStatusReply(message.getRoot<wire::StatusReply>(), reply);
       break;
@@ -108,6 +114,16 @@ void ReadAs(uint8_t which, capnp::MessageReader& message) {
       (void)ReadTailMatch(message.getRoot<wire::TailMatch>(), match);
       break;
     }
+  }
+}
+
+void ReadAs(uint8_t which, capnp::MessageReader& message) {
+  constexpr uint8_t kRequests = 9, kReplies = 3;
+  which %= kRequests + kReplies;
+  if (which < kRequests) {
+    ReadRequestAs(which, message);
+  } else {
+    ReadReplyAs(which - kRequests, message);
   }
 }
 

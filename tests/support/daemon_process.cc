@@ -52,7 +52,7 @@ void DaemonProcess::Start() {
   std::ofstream config(config_path);
   config << "[server]\nsocket_path = \"" << socket_path_ << "\"\nstate_dir = \"" << directory_
          << "/state\"\n[host]\ncapacity = " << settings_.host_bytes
-         << "\ngrowth_step = 4194304\nverify = \"" << settings_.verify
+         << "\nheadroom = 4194304\nverify = \"" << settings_.verify
          << "\"\n[nvme]\nenabled = " << (settings_.nvme_bytes > 0 ? "true" : "false") << "\n";
   if (settings_.nvme_bytes > 0) {
     config << "capacity = " << settings_.nvme_bytes << "\nsegment_size = 8388608\n";

@@ -34,7 +34,7 @@ def config_text(directory: pathlib.Path, **changes: object) -> str:
         f'state_dir = "{changes.get("state_dir", directory / "state")}"',
         "[host]",
         f"capacity = {changes.get('host_bytes', 64 * MIB)}",
-        f"growth_step = {changes.get('growth_step', 16 * MIB)}",
+        f"headroom = {changes.get('headroom', 16 * MIB)}",
         f'verify = "{changes.get("verify", "crossing")}"',
         "[nvme]",
         f"enabled = {'true' if nvme_bytes else 'false'}",

@@ -178,8 +178,8 @@ TEST_F(RoundTripTest, AcquireRenewRelease) {
   service_.acquire_reply.deadline_us = uint64_t{1} << 60;
   service_.acquire_reply.host_populated_bytes = 4 << 20;
   service_.acquire_reply.results = {
-      {absl::OkStatus(), 4096, 1 << 22, 256, 16, 12, TierId::kHost, {1, 2, 0xdeadbeef}},
-      {absl::FailedPreconditionError("fingerprint"), 0, 0, 0, 0, 0, TierId::kNone, {}}};
+      {absl::OkStatus(), 4096, 1 << 22, 256, 16, 12, TierId::kHost, 0, {1, 2, 0xdeadbeef}},
+      {absl::ResourceExhaustedError("growing"), 0, 0, 0, 0, 0, TierId::kNone, 5, {}}};
   const std::vector<ObjectKey> keys = {TestKey(1), TestKey(2)};
   auto reply = connection_->Acquire(2, keys, {1500, 3});
   ASSERT_TRUE(reply.ok()) << reply.status();
@@ -197,7 +197,8 @@ TEST_F(RoundTripTest, AcquireRenewRelease) {
   EXPECT_EQ(reply->results[0].board_slot, 12u);
   EXPECT_EQ(reply->results[0].source, TierId::kHost);
   EXPECT_EQ(reply->results[0].part_crcs, (std::vector<uint32_t>{1, 2, 0xdeadbeef}));
-  EXPECT_EQ(reply->results[1].status, absl::FailedPreconditionError("fingerprint"));
+  EXPECT_EQ(reply->results[1].status, absl::ResourceExhaustedError("growing"));
+  EXPECT_EQ(reply->results[1].retry_after_ms, 5u);
 
   auto deadline = connection_->Renew(99, 700);
   ASSERT_TRUE(deadline.ok());

@@ -18,7 +18,7 @@ class ConnectOptions(c.Structure):
     _fields_ = [
         ("struct_size", c.c_size_t), ("socket_path", c.c_char_p), ("tenant", c.c_char_p),
         ("client_name", c.c_char_p), ("call_timeout_ms", c.c_uint32),
-        ("reserve_timeout_ms", c.c_uint32),
+        ("room_timeout_ms", c.c_uint32),
     ]
 
 
@@ -28,7 +28,7 @@ class SpawnOptions(c.Structure):
         ("client_name", c.c_char_p), ("host_capacity_bytes", c.c_uint64),
         ("nvme_capacity_bytes", c.c_uint64), ("verify_always", c.c_uint32),
         ("start_timeout_ms", c.c_uint32), ("call_timeout_ms", c.c_uint32),
-        ("reserve_timeout_ms", c.c_uint32),
+        ("room_timeout_ms", c.c_uint32),
     ]
 
 

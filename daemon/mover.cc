@@ -14,7 +14,7 @@ namespace terrace {
 namespace {
 
 constexpr uint8_t kRecordPinned = 1;
-constexpr uint32_t kGrowRetryMs = 5;
+constexpr uint32_t kGrowRetryMs = 2;
 constexpr uint32_t kWriteRetryMs = 10;
 // Assumed until the first reads have been measured: a modest SATA-class device.
 constexpr double kDefaultReadBytesPerS = 500e6;

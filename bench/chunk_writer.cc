@@ -67,8 +67,7 @@ std::vector<ChunkKeys> ChunkWriter::RandomChain(const ObjectKey& parent, uint32_
 
 absl::StatusOr<std::vector<ReserveResult>> ChunkWriter::ReserveAll(
     absl::Span<const ReserveItem> items) {
-  uint64_t populated = 0;
-  auto results = connection_.Reserve(layout_id_, items, populated);
+  auto results = connection_.Reserve(layout_id_, items);
   if (!results.ok()) return results.status();
   const double deadline = NowSeconds() + kReserveTimeoutSeconds;
   for (size_t i = 0; i < results->size(); ++i) {
@@ -76,7 +75,7 @@ absl::StatusOr<std::vector<ReserveResult>> ChunkWriter::ReserveAll(
       const ReserveResult& refused = (*results)[i];
       if (refused.retry_after_ms == 0 || NowSeconds() > deadline) return refused.status;
       std::this_thread::sleep_for(std::chrono::milliseconds(refused.retry_after_ms));
-      auto again = connection_.Reserve(layout_id_, items.subspan(i, 1), populated);
+      auto again = connection_.Reserve(layout_id_, items.subspan(i, 1));
       if (!again.ok()) return again.status();
       (*results)[i] = std::move(again->front());
     }

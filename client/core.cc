@@ -77,7 +77,7 @@ absl::Status ClientCore::Attach() {
   if (welcome_.max_keys_per_call == 0) {
     return absl::InternalError("the daemon allows 0 keys in a call");
   }
-  return MapUpTo(welcome_.host_populated_bytes);
+  return absl::OkStatus();
 }
 
 ClientCore::~ClientCore() {
@@ -100,21 +100,18 @@ bool ClientCore::PeerAlive() const {
   return poll(&socket, 1, 0) <= 0 || (socket.revents & (POLLRDHUP | POLLHUP | POLLERR)) == 0;
 }
 
-absl::Status ClientCore::MapUpTo(uint64_t populated_bytes) {
-  std::lock_guard lock(mutex_);
-  const uint64_t end = std::min(populated_bytes, segment_.size_bytes()) / kPage * kPage;
-  if (end <= mapped_bytes_) return absl::OkStatus();
-  absl::Status mapped = segment_.PopulateRead(mapped_bytes_, end);
-  if (mapped.ok()) mapped_bytes_ = end;
-  return mapped;
-}
-
 absl::StatusOr<uint8_t*> ClientCore::At(uint64_t offset, uint64_t bytes) const {
   if (bytes <= segment_.size_bytes() && offset <= segment_.size_bytes() - bytes) {
     return segment_.data() + offset;
   }
   return absl::InternalError(absl::StrCat("the daemon named ", bytes, " bytes at offset ", offset,
                                           " of a segment of ", segment_.size_bytes()));
+}
+
+absl::StatusOr<uint8_t*> ClientCore::WritableAt(uint64_t offset, uint64_t bytes) const {
+  auto data = At(offset, bytes);
+  if (data.ok()) kernels::PrefaultRead(*data, bytes);
+  return data;
 }
 
 absl::StatusOr<const std::atomic<uint32_t>*> ClientCore::Word(uint32_t slot) const {

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -52,11 +51,10 @@ class ClientCore {
   // Neither closed nor hung up by the daemon: looks at the socket.
   bool PeerAlive() const;
 
-  // Maps pages of the segment that the daemon populated since the last call, so that touching them
-  // does not fault one by one.
-  absl::Status MapUpTo(uint64_t populated_bytes);
   // [offset, offset + bytes) of the segment. Internal: outside of it.
   absl::StatusOr<uint8_t*> At(uint64_t offset, uint64_t bytes) const;
+  // The same, mapped ahead of writing: a write would fault page by page, a read maps many at once.
+  absl::StatusOr<uint8_t*> WritableAt(uint64_t offset, uint64_t bytes) const;
   // A word of the ready board. Internal: no such slot.
   absl::StatusOr<const std::atomic<uint32_t>*> Word(uint32_t slot) const;
 
@@ -71,9 +69,6 @@ class ClientCore {
   int ready_event_fd_ = -1;
   std::atomic<bool> closed_{false};
   std::unique_ptr<SpawnedDaemon> daemon_;
-
-  std::mutex mutex_;
-  uint64_t mapped_bytes_ = 0;   // guarded by mutex_
 };
 
 }  // namespace terrace

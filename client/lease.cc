@@ -214,8 +214,6 @@ absl::Status Lease::State::Acquire(const Model& model, const PrefixMatch& match,
       lease_ids.push_back(reply->lease_id);
       deadline_us = std::min<uint64_t>(deadline_us, reply->deadline_us);
     }
-    absl::Status mapped = core->MapUpTo(reply->host_populated_bytes);
-    if (!mapped.ok()) return mapped;
     for (size_t i = 0; i < count && miss.status.ok(); ++i) {
       const AcquireResult& result = reply->results[i];
       miss = {result.status, result.retry_after_ms};
@@ -349,6 +347,35 @@ absl::StatusOr<absl::Span<const uint8_t>> Lease::RawPart(size_t chunk, uint32_t 
   if (absl::IsDataLoss(checked)) state_->usable = static_cast<uint32_t>(chunk);
   if (!checked.ok()) return checked;
   return absl::MakeConstSpan(leased.payload + leased.parts[part].offset, leased.parts[part].bytes);
+}
+
+absl::Status Lease::ReadRows(uint32_t layer, KvPart kv, uint32_t tokens, void* destination,
+                             size_t rows, size_t stride_bytes) {
+  if (tokens > usable_tokens()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokens: ", tokens, "; the lease has ", usable_tokens()));
+  }
+  if (destination == nullptr) return absl::InvalidArgumentError("destination: NULL");
+  for (size_t i = 0; i < usable_chunks() && chunks()[i].token_begin < tokens; ++i) {
+    const ChunkMatch& chunk = chunks()[i];
+    const auto part = Part(i, layer, kv);
+    if (!part.ok()) return part.status();
+    const size_t values = rows * chunk.object_tokens;  // a run holds one a token
+    const size_t token_bytes = values == 0 ? 0 : part->size() / values;
+    if (token_bytes == 0 || part->size() % values != 0 || stride_bytes < tokens * token_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("rows: ", rows, " of stride ", stride_bytes, " for ", tokens,
+                       " tokens; the part has ", part->size(), " bytes"));
+    }
+    const size_t count = std::min(chunk.matched_tokens, tokens - chunk.token_begin);
+    const size_t held_stride = chunk.object_tokens * token_bytes;
+    auto* to = static_cast<uint8_t*>(destination) + chunk.token_begin * token_bytes;
+    for (size_t row = 0; row < rows; ++row) {
+      std::memcpy(to + row * stride_bytes, part->data() + row * held_stride, count * token_bytes);
+    }
+  }
+  if (expired()) return absl::NotFoundError("the lease was released or ran out of time");
+  return absl::OkStatus();
 }
 
 uint64_t Lease::deadline_us() const {

@@ -48,23 +48,19 @@ absl::Status Client::Put(const ObjectKey& key, absl::Span<const uint8_t> bytes) 
   if (!model.ok()) return model.status();
   const ReserveItem item{key, {}, 1, 0, 0};
   const RoomWait wait(core_->options());
-  uint64_t populated_bytes = 0;
   ReserveResult reservation;
   do {
-    const auto reserved =
-        core_->connection().Reserve(model->layout_id, {&item, 1}, populated_bytes);
+    const auto reserved = core_->connection().Reserve(model->layout_id, {&item, 1});
     if (!reserved.ok()) return reserved.status();
     reservation = reserved->front();
   } while (!reservation.status.ok() && reservation.retry_after_ms > 0 &&
            wait.Sleep(reservation.retry_after_ms));
   if (!reservation.status.ok()) return reservation.status;
 
-  absl::Status status = core_->MapUpTo(populated_bytes);
-  const auto payload = core_->At(reservation.offset, model->layout.PayloadBytes(1, 0));
-  if (status.ok()) status = payload.status();
-  if (!status.ok()) {
+  const auto payload = core_->WritableAt(reservation.offset, model->layout.PayloadBytes(1, 0));
+  if (!payload.ok()) {
     core_->connection().Abort({&reservation.reservation_id, 1}).IgnoreError();
-    return status;
+    return payload.status();
   }
   CommitItem commit;
   commit.reservation_id = reservation.reservation_id;

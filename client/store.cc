@@ -84,7 +84,8 @@ absl::Status StoreOperation::State::Begin(size_t index, const ReserveResult& res
   chunk.reservation_id = result.reservation_id;
   const auto tokens = infos[index].token_count;
   const auto grains = static_cast<uint32_t>(chunk.grains.size());
-  const auto payload = core->At(result.offset, model.layout.PayloadBytes(tokens, grains));
+  const auto payload =
+      core->WritableAt(result.offset, model.layout.PayloadBytes(tokens, grains));
   if (!payload.ok()) return payload.status();
   chunk.payload = *payload;
   chunk.parts = model.layout.Parts(tokens, grains);
@@ -102,10 +103,9 @@ absl::Status StoreOperation::State::ReserveBatch(absl::Span<const size_t> wanted
     items.push_back({infos[i].key, chunks[i].parent, infos[i].token_count,
                      static_cast<uint32_t>(chunks[i].grains.size()), costs_us[i]});
   }
-  uint64_t populated_bytes = 0;
-  const auto results = core->connection().Reserve(model.layout_id, items, populated_bytes);
+  const auto results = core->connection().Reserve(model.layout_id, items);
   if (!results.ok()) return results.status();
-  absl::Status status = core->MapUpTo(populated_bytes);
+  absl::Status status;
   for (size_t i = 0; i < wanted.size(); ++i) {
     const ReserveResult& result = (*results)[i];
     WrittenChunk& chunk = chunks[wanted[i]];

@@ -129,6 +129,12 @@ class Lease {
   // ran out. The view covers object_tokens tokens, also for a partial match.
   absl::StatusOr<absl::Span<const uint8_t>> Part(size_t chunk, uint32_t layer, KvPart part);
   absl::StatusOr<absl::Span<const uint8_t>> RawPart(size_t chunk, uint32_t part);
+  // Copies the first `tokens` tokens of one layer's K or V, out of all chunks, into an engine's
+  // memory: `rows` runs of tokens (as many as KV heads when head-major, 1 when token-major) that
+  // begin `stride_bytes` apart. The counterpart of StoreOperation::WriteRows. Statuses of Part();
+  // InvalidArgument: tokens > usable_tokens(), rows or stride that do not fit the layout.
+  absl::Status ReadRows(uint32_t layer, KvPart part, uint32_t tokens, void* destination,
+                        size_t rows, size_t stride_bytes);
 
   uint64_t deadline_us() const;  // CLOCK_MONOTONIC
   bool expired() const;          // or released. Any thread.

@@ -330,6 +330,16 @@ int32_t terrace_part(terrace_lease* lease, size_t chunk, uint32_t layer, uint32_
   });
 }
 
+int32_t terrace_read_rows(terrace_lease* lease, uint32_t layer, uint32_t kv, uint32_t tokens,
+                          void* destination, size_t rows, size_t stride_bytes) {
+  return Guard([&]() -> absl::Status {
+    absl::Status valid = All(NotNull(lease, "lease"), CheckLayer(layer), CheckKv(kv));
+    if (!valid.ok()) return valid;
+    return lease->lease.ReadRows(layer, static_cast<KvPart>(kv), tokens, destination, rows,
+                                 stride_bytes);
+  });
+}
+
 int32_t terrace_renew(terrace_lease* lease, uint32_t ttl_ms) {
   return Guard([&]() -> absl::Status {
     absl::Status valid = NotNull(lease, "lease");

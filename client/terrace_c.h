@@ -165,6 +165,11 @@ TERRACE_EXPORT int32_t terrace_wait_layer(terrace_lease* lease, uint32_t layer,
 TERRACE_EXPORT int32_t terrace_wait_all(terrace_lease* lease, uint32_t timeout_ms);
 /* Leading parts that are there, the identity part included: layer l is there from 3 + 2 * l on. */
 TERRACE_EXPORT uint32_t terrace_ready_parts(const terrace_lease* lease, size_t chunk);
+/* Copies the first `tokens` tokens of a layer's K or V, out of all chunks, to `rows` runs (KV heads when
+   head-major, 1 when token-major) that begin `stride_bytes` apart. */
+TERRACE_EXPORT int32_t terrace_read_rows(terrace_lease* lease, uint32_t layer, uint32_t kv,
+                                         uint32_t tokens, void* destination, size_t rows,
+                                         size_t stride_bytes);
 /* kv: 0 is K, 1 is V. Borrowed until the lease ends. */
 TERRACE_EXPORT int32_t terrace_part(terrace_lease* lease, size_t chunk, uint32_t layer, uint32_t kv,
                                     const void** data, size_t* bytes);

@@ -92,7 +92,6 @@ absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
   welcome.default_lease_ttl_ms = options_.limits.lease_ttl_s * 1000;
   welcome.max_lease_ttl_ms = options_.limits.max_lease_ttl_s * 1000;
   welcome.host_capacity_bytes = tenant.host->capacity_bytes();
-  welcome.host_populated_bytes = tenant.host->populated_bytes();
   welcome.segment_fd = tenant.host->fd();
   welcome.board_fd = session.board.fd();
   welcome.board_slots = session.board.slots();
@@ -281,8 +280,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
 }
 
 absl::StatusOr<std::vector<ReserveResult>> CacheService::Reserve(
-    SessionId id, uint32_t layout_id, absl::Span<const ReserveItem> items,
-    uint64_t& host_populated_bytes) {
+    SessionId id, uint32_t layout_id, absl::Span<const ReserveItem> items) {
   absl::StatusOr<Session*> session = Get(id, "reserve");
   if (!session.ok()) return session.status();
   absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
@@ -294,7 +292,6 @@ absl::StatusOr<std::vector<ReserveResult>> CacheService::Reserve(
   for (const ReserveItem& item : items) {
     results.push_back(ReserveOne(**session, layout_id, item));
   }
-  host_populated_bytes = tenants_[(*session)->tenant].host->populated_bytes();
   return results;
 }
 
@@ -458,7 +455,6 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
   for (const ObjectKey& key : keys) {
     reply.results.push_back(AcquireOne(**session, layout_id, key, options, batch, lease));
   }
-  reply.host_populated_bytes = tenants_[(*session)->tenant].host->populated_bytes();
   if (lease.objects.empty()) return reply;
   lease.deadline_us = DeadlineUs(options.ttl_ms);
   reply.deadline_us = lease.deadline_us;

@@ -98,13 +98,6 @@ absl::Status SharedMemory::Populate(uint64_t begin, uint64_t end) {
   return absl::OkStatus();
 }
 
-absl::Status SharedMemory::PopulateRead(uint64_t begin, uint64_t end) {
-  if (madvise(data_ + begin, end - begin, MADV_POPULATE_READ) != 0) {
-    return absl::ErrnoToStatus(errno, "map populated shared memory");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status SharedMemory::SealFutureWrites() {
   if (fcntl(fd_, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) != 0) {
     return absl::ErrnoToStatus(errno, "seal a memfd against future writes");
@@ -135,6 +128,16 @@ uint64_t SharedMemory::HugePageBytes() const {
     }
   }
   return huge_kib * 1024;
+}
+
+void PrefaultRead(const uint8_t* data, uint64_t bytes) {
+  // The kernel maps the naturally aligned 64 KiB around a read fault (fault_around_bytes).
+  constexpr uint64_t kFaultAround = 64 << 10;
+  const auto end = reinterpret_cast<uintptr_t>(data) + bytes;
+  for (auto at = reinterpret_cast<uintptr_t>(data); at < end;
+       at = (at / kFaultAround + 1) * kFaultAround) {
+    (void)*reinterpret_cast<const volatile uint8_t*>(at);
+  }
 }
 
 }  // namespace terrace::kernels

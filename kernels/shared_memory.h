@@ -33,8 +33,6 @@ class SharedMemory {
   // ResourceExhausted when memory is short; part of the range may then be allocated (Discard gives
   // it back). Blocks: about 1 ms per MiB on 4 KiB pages.
   absl::Status Populate(uint64_t begin, uint64_t end);
-  // Maps pages that the creator already populated, without allocating: for clients at attach.
-  absl::Status PopulateRead(uint64_t begin, uint64_t end);
   // Refuses every future writable mapping of the descriptor (existing ones stay): what makes a
   // page the daemon writes safe to hand to a client.
   absl::Status SealFutureWrites();
@@ -48,5 +46,9 @@ class SharedMemory {
   uint64_t size_bytes_ = 0;
   int fd_ = -1;
 };
+
+// Maps a range of shared memory that its creator has populated, for reading and writing, many pages
+// a fault. Any thread.
+void PrefaultRead(const uint8_t* data, uint64_t bytes);
 
 }  // namespace terrace::kernels

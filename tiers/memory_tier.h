@@ -4,7 +4,8 @@
 //
 // The memfd is created at full capacity but sparse. Pages are populated piece by piece, off the loop
 // and ahead of demand (a first touch costs ten times a copy); only populated ranges are ever
-// allocated.
+// allocated. The first headroom is populated at full speed, and so is what somebody waits for; the
+// rest at a pace that leaves the cores to the engine.
 #pragma once
 
 #include <condition_variable>
@@ -54,13 +55,13 @@ class MemoryTier {
   uint64_t populated_bytes() const { return allocator_.size_bytes(); }
   uint64_t used_bytes() const { return allocator_.used_bytes(); }
   uint64_t largest_free_bytes() const { return allocator_.largest_free_bytes(); }
-  bool growing() const { return growing_; }  // a piece is being populated
+  bool growing() const { return populated_bytes() < goal_; }  // pages are being populated
   uint64_t HugePageBytes() const { return memory_.HugePageBytes(); }
 
  private:
   MemoryTier(MemoryTierOptions options, kernels::SharedMemory memory, PostFn post);
-  // Starts the next piece when less than the headroom is free, or an allocation found no run.
-  void GrowIfShort();
+  // Moves the goal when less than the headroom is free, or an allocation found no run.
+  void MoveGoal(bool starved);
   void Grown(uint64_t bytes, absl::Status status);
   void GrowThread();
 
@@ -68,16 +69,16 @@ class MemoryTier {
   kernels::SharedMemory memory_;
   PostFn post_;
   ExtentAllocator allocator_;
-  bool growing_ = false;
-  bool starved_ = false;        // an allocation has found no run since the last piece
+  uint64_t goal_ = 0;           // populated bytes wanted
   bool out_of_memory_ = false;  // the machine has no more: stay at what is populated
   // Guards against a piece that is posted after this object is gone.
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 
-  // Hand-over to the grow thread: the piece to populate, or stop.
+  // Hand-over to the grow thread.
   std::mutex mutex_;
   std::condition_variable wake_;
-  uint64_t piece_begin_ = 0, piece_bytes_ = 0;
+  uint64_t thread_goal_ = 0;
+  bool hurry_ = true;           // no pauses between pieces
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -64,8 +64,7 @@ class ConnectionImpl final : public Connection {
   absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,
                                       absl::Span<const ObjectKey> grains) override;
   absl::StatusOr<std::vector<ReserveResult>> Reserve(uint32_t layout_id,
-                                                     absl::Span<const ReserveItem> items,
-                                                     uint64_t& host_populated_bytes) override;
+                                                     absl::Span<const ReserveItem> items) override;
   absl::StatusOr<std::vector<absl::Status>> Commit(absl::Span<const CommitItem> items) override;
   absl::Status Abort(absl::Span<const uint64_t> reservation_ids) override;
   absl::StatusOr<AcquireReply> Acquire(uint32_t layout_id, absl::Span<const ObjectKey> keys,
@@ -277,7 +276,7 @@ absl::StatusOr<TailMatch> ConnectionImpl::MatchTail(uint32_t layout_id, const Ob
 }
 
 absl::StatusOr<std::vector<ReserveResult>> ConnectionImpl::Reserve(
-    uint32_t layout_id, absl::Span<const ReserveItem> items, uint64_t& host_populated_bytes) {
+    uint32_t layout_id, absl::Span<const ReserveItem> items) {
   std::vector<ReserveResult> results;
   absl::Status status = Call(
       ReserveWords(items), TERRACE_METHOD(reserve),
@@ -286,7 +285,6 @@ absl::StatusOr<std::vector<ReserveResult>> ConnectionImpl::Reserve(
         WriteReserve(items, request);
       },
       [&](auto& response) {
-        host_populated_bytes = response.getHostPopulatedBytes();
         return ReadReserveResults(response.getResults(), items.size(), results);
       });
   if (!status.ok()) return status;

@@ -37,8 +37,7 @@ class Connection {
   virtual absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,
                                               absl::Span<const ObjectKey> grains) = 0;
   virtual absl::StatusOr<std::vector<ReserveResult>> Reserve(uint32_t layout_id,
-                                                             absl::Span<const ReserveItem> items,
-                                                             uint64_t& host_populated_bytes) = 0;
+                                                             absl::Span<const ReserveItem> items) = 0;
   virtual absl::StatusOr<std::vector<absl::Status>> Commit(absl::Span<const CommitItem> items) = 0;
   virtual absl::Status Abort(absl::Span<const uint64_t> reservation_ids) = 0;
   virtual absl::StatusOr<AcquireReply> Acquire(uint32_t layout_id, absl::Span<const ObjectKey> keys,

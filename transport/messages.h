@@ -46,7 +46,6 @@ struct Welcome {
   uint32_t default_lease_ttl_ms = 0;
   uint64_t max_lease_ttl_ms = 0;
   uint64_t host_capacity_bytes = 0;   // size of the tenant's memfd
-  uint64_t host_populated_bytes = 0;
   int segment_fd = -1;                // tenant's arena, read-write
   int board_fd = -1;                  // ReadyBoard of this session, read-only
   uint32_t board_slots = 0;
@@ -124,7 +123,6 @@ struct AcquireResult {
 struct AcquireReply {
   uint64_t lease_id = 0;       // one lease covers all objects that were acquired; 0 when none was
   uint64_t deadline_us = 0;    // CLOCK_MONOTONIC
-  uint64_t host_populated_bytes = 0;
   std::vector<AcquireResult> results;
 };
 

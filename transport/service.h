@@ -32,10 +32,8 @@ class Service {
   virtual absl::StatusOr<TailMatch> MatchTail(SessionId session, uint32_t layout_id,
                                               const ObjectKey& parent,
                                               absl::Span<const ObjectKey> grains) = 0;
-  // Adds populated_bytes of the tenant's arena, so that clients map what they are about to touch.
   virtual absl::StatusOr<std::vector<ReserveResult>> Reserve(
-      SessionId session, uint32_t layout_id, absl::Span<const ReserveItem> items,
-      uint64_t& host_populated_bytes) = 0;
+      SessionId session, uint32_t layout_id, absl::Span<const ReserveItem> items) = 0;
   virtual absl::StatusOr<std::vector<absl::Status>> Commit(
       SessionId session, absl::Span<const CommitItem> items) = 0;
   virtual absl::Status Abort(SessionId session, absl::Span<const uint64_t> reservation_ids) = 0;

@@ -115,11 +115,9 @@ kj::Promise<void> SessionServer::reserve(ReserveContext context) {
   if (status.ok()) status = ReadReserve(context.getParams(), limits(), items);
   context.releaseParams();
   if (!status.ok()) return Answer(context, status);
-  uint64_t host_populated_bytes = 0;
-  auto results = service().Reserve(id(), layout_id, items, host_populated_bytes);
+  auto results = service().Reserve(id(), layout_id, items);
   if (!results.ok()) return Answer(context, results.status());
   auto out = context.getResults(capnp::MessageSize{16 + results->size() * 6, 0});
-  out.setHostPopulatedBytes(host_populated_bytes);
   WriteReserveResults(*results, out.initResults(results->size()));
   return kj::READY_NOW;
 }

@@ -38,12 +38,11 @@ struct Welcome {
   defaultLeaseTtlMs @9 :UInt32;
   maxLeaseTtlMs @10 :UInt64;
   hostCapacityBytes @11 :UInt64;
-  hostPopulatedBytes @12 :UInt64;
-  boardSlots @13 :UInt32;
-  segment @14 :SharedFd;
-  board @15 :SharedFd;
-  readyEvent @16 :SharedFd;
-  maxMessageBytes @17 :UInt64;  # a request above it ends the connection
+  boardSlots @12 :UInt32;
+  segment @13 :SharedFd;
+  board @14 :SharedFd;
+  readyEvent @15 :SharedFd;
+  maxMessageBytes @16 :UInt64;  # a request above it ends the connection
 }
 
 interface Session {
@@ -52,7 +51,7 @@ interface Session {
   lookup @1 (layoutId :UInt32, keys :Data) -> (error :Error, extents :Data);
   matchTail @2 (layoutId :UInt32, parent :Data, grains :Data) -> (error :Error, match :TailMatch);
   reserve @3 (layoutId :UInt32, items :List(ReserveItem))
-          -> (error :Error, results :List(ReserveResult), hostPopulatedBytes :UInt64);
+          -> (error :Error, results :List(ReserveResult));
   commit @4 (items :List(CommitItem)) -> (error :Error, results :List(Error));
   abort @5 (reservationIds :List(UInt64)) -> (error :Error);
   acquire @6 (layoutId :UInt32, keys :Data, ttlMs :UInt32, priority :UInt8)
@@ -113,8 +112,7 @@ struct AcquireResult {
 struct AcquireReply {
   leaseId @0 :UInt64;
   deadlineUs @1 :UInt64;
-  hostPopulatedBytes @2 :UInt64;
-  results @3 :List(AcquireResult);
+  results @2 :List(AcquireResult);
 }
 
 struct ObjectInfo {

@@ -263,7 +263,6 @@ void WriteWelcome(const Welcome& welcome, wire::Welcome::Builder out) {
   out.setDefaultLeaseTtlMs(welcome.default_lease_ttl_ms);
   out.setMaxLeaseTtlMs(welcome.max_lease_ttl_ms);
   out.setHostCapacityBytes(welcome.host_capacity_bytes);
-  out.setHostPopulatedBytes(welcome.host_populated_bytes);
   out.setBoardSlots(welcome.board_slots);
 }
 
@@ -281,7 +280,6 @@ absl::Status ReadWelcome(wire::Welcome::Reader in, Welcome& welcome) {
   welcome.default_lease_ttl_ms = in.getDefaultLeaseTtlMs();
   welcome.max_lease_ttl_ms = in.getMaxLeaseTtlMs();
   welcome.host_capacity_bytes = in.getHostCapacityBytes();
-  welcome.host_populated_bytes = in.getHostPopulatedBytes();
   welcome.board_slots = in.getBoardSlots();
   return absl::OkStatus();
 }
@@ -360,7 +358,6 @@ uint64_t AcquireWords(const AcquireReply& reply) {
 void WriteAcquire(const AcquireReply& reply, wire::AcquireReply::Builder out) {
   out.setLeaseId(reply.lease_id);
   out.setDeadlineUs(reply.deadline_us);
-  out.setHostPopulatedBytes(reply.host_populated_bytes);
   auto results = out.initResults(reply.results.size());
   for (size_t i = 0; i < reply.results.size(); ++i) {
     const AcquireResult& from = reply.results[i];
@@ -382,7 +379,6 @@ void WriteAcquire(const AcquireReply& reply, wire::AcquireReply::Builder out) {
 absl::Status ReadAcquire(wire::AcquireReply::Reader in, size_t count, AcquireReply& reply) {
   reply.lease_id = in.getLeaseId();
   reply.deadline_us = in.getDeadlineUs();
-  reply.host_populated_bytes = in.getHostPopulatedBytes();
   const auto results = in.getResults();
   if (results.size() != count) return BadReply("results");
   reply.results.resize(count);

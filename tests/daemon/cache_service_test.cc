@@ -84,10 +84,9 @@ class CacheServiceTest : public ::testing::Test {
     ReserveItem item;
     item.key = key;
     item.token_count = tokens;
-    uint64_t populated = 0;
     ReserveResult result;
     loop_.RunUntil([&] {
-      result = (*service_->Reserve(session, layout, {&item, 1}, populated))[0];
+      result = (*service_->Reserve(session, layout, {&item, 1}))[0];
       return result.retry_after_ms == 0;
     });
     return result;

@@ -103,9 +103,8 @@ class Session {
   // ok, AlreadyExists, ResourceExhausted, Unavailable, or a bug. `abandon` leaves the reservation
   // uncommitted, half written, for the daemon to clean up when this process is killed.
   absl::Status Store(const Expected& expected, bool abandon) {
-    uint64_t populated = 0;
     const ReserveItem item{expected.key, {}, expected.tokens, 0, 0};
-    auto reserved = connection_->Reserve(layout_id_, {&item, 1}, populated);
+    auto reserved = connection_->Reserve(layout_id_, {&item, 1});
     if (!reserved.ok()) return reserved.status();
     const ReserveResult& reservation = reserved->front();
     if (!reservation.status.ok()) return reservation.status;

@@ -93,19 +93,19 @@ bool RefuseToPopulate(uint32_t bytes) {
 }
 
 // Returns the line that failed, 0 when all is as it should be.
-int RunOutOfMemoryInTheSecondStep() {
+int RunOutOfMemoryAfter16MiB() {
   spdlog::set_default_logger(spdlog::stderr_logger_mt("test"));
-  if (!RefuseToPopulate(4 * kMiB)) return __LINE__;
+  if (!RefuseToPopulate(2 * kMiB)) return __LINE__;
   TestLoop loop;
-  auto tier = MemoryTier::Create({"test", 20 * kMiB, 16 * kMiB}, loop.post());
+  auto tier = MemoryTier::Create({"test", 18 * kMiB, 16 * kMiB}, loop.post());
   if (!tier.ok()) return __LINE__;
-  // A page inside the step that will fail, as a step that fails half way leaves them.
-  auto peer = kernels::SharedMemory::Attach(dup((*tier)->fd()), 20 * kMiB, true);
+  // A page inside the piece that will fail, as a piece that fails half way leaves them.
+  auto peer = kernels::SharedMemory::Attach(dup((*tier)->fd()), 18 * kMiB, true);
   if (!peer.ok()) return __LINE__;
-  peer->data()[18 * kMiB] = 1;
+  peer->data()[17 * kMiB] = 1;
 
-  if (!loop.RunUntil([&] { return (*tier)->populated_bytes() > 0; })) return __LINE__;
-  auto extent = (*tier)->Allocate(12 * kMiB);  // leaves less than a step: growth starts
+  if (!loop.RunUntil([&] { return !(*tier)->growing(); })) return __LINE__;
+  auto extent = (*tier)->Allocate(12 * kMiB);  // leaves less than the headroom: growth starts
   if (!extent.ok() || !(*tier)->growing()) return __LINE__;
   if (!loop.RunUntil([&] { return !(*tier)->growing(); })) return __LINE__;
   if ((*tier)->populated_bytes() != 16 * kMiB) return __LINE__;
@@ -125,11 +125,11 @@ TEST(MemoryTierDeathTest, StaysAtWhatThereIsWhenMemoryRunsOut) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(
       {
-        const int line = RunOutOfMemoryInTheSecondStep();
+        const int line = RunOutOfMemoryAfter16MiB();
         if (line != 0) fprintf(stderr, "failed at line %d\n", line);
         exit(line == 0 ? 0 : 1);
       },
-      testing::ExitedWithCode(0), "host tier stays at 16777216 of 20971520 bytes");
+      testing::ExitedWithCode(0), "host tier stays at 16777216 of 18874368 bytes");
 }
 
 TEST(MemoryTier, RefusesACapacityItCannotAddress) {

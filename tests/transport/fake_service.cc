@@ -28,7 +28,6 @@ FakeService::FakeService() {
   welcome.default_lease_ttl_ms = 30000;
   welcome.max_lease_ttl_ms = uint64_t{1} << 40;
   welcome.host_capacity_bytes = 1 << 20;
-  welcome.host_populated_bytes = 8192;
   welcome.board_slots = 77;
   welcome.segment_fd = memfd_create("segment", MFD_CLOEXEC);
   welcome.board_fd = memfd_create("board", MFD_CLOEXEC);
@@ -86,12 +85,10 @@ absl::StatusOr<TailMatch> FakeService::MatchTail(SessionId, uint32_t id, const O
 }
 
 absl::StatusOr<std::vector<ReserveResult>> FakeService::Reserve(SessionId, uint32_t id,
-                                                                absl::Span<const ReserveItem> items,
-                                                                uint64_t& host_populated_bytes) {
+                                                                absl::Span<const ReserveItem> items) {
   if (!failure.ok()) return failure;
   layout_id = id;
   reserve_items.assign(items.begin(), items.end());
-  host_populated_bytes = 12345678901;
   return reserve_results;
 }
 

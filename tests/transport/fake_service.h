@@ -71,8 +71,7 @@ class FakeService : public Service {
                                       const ObjectKey& parent,
                                       absl::Span<const ObjectKey> grains) override;
   absl::StatusOr<std::vector<ReserveResult>> Reserve(SessionId session, uint32_t layout_id,
-                                                     absl::Span<const ReserveItem> items,
-                                                     uint64_t& host_populated_bytes) override;
+                                                     absl::Span<const ReserveItem> items) override;
   absl::StatusOr<std::vector<absl::Status>> Commit(SessionId session,
                                                    absl::Span<const CommitItem> items) override;
   absl::Status Abort(SessionId session, absl::Span<const uint64_t> reservation_ids) override;

@@ -177,8 +177,7 @@ TEST_F(HostilePeerTest, TooManyKeysIsResourceExhaustedAndNamesTheLimit) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("keys per call 101 exceeds limits.max_keys_per_call = 100"));
-  uint64_t populated = 0;
-  EXPECT_EQ(good_->Reserve(1, std::vector<ReserveItem>(101), populated).status().code(),
+  EXPECT_EQ(good_->Reserve(1, std::vector<ReserveItem>(101)).status().code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(good_->Commit(std::vector<CommitItem>(101)).status().code(),
             absl::StatusCode::kResourceExhausted);

@@ -41,7 +41,6 @@ TEST_F(RoundTripTest, HelloCarriesEverything) {
   EXPECT_EQ(w.default_lease_ttl_ms, 30000u);
   EXPECT_EQ(w.max_lease_ttl_ms, uint64_t{1} << 40);
   EXPECT_EQ(w.host_capacity_bytes, 1u << 20);
-  EXPECT_EQ(w.host_populated_bytes, 8192u);
   EXPECT_EQ(w.board_slots, 77u);
 
   // The three descriptors are the daemon's own files, each in its place, and close-on-exec.
@@ -138,10 +137,8 @@ TEST_F(RoundTripTest, Reserve) {
   const std::vector<ReserveItem> items = {{TestKey(1), ObjectKey{}, 256, 16, 1000},
                                           {TestKey(2), TestKey(1), 48, 3, 0},
                                           {TestKey(3), TestKey(2), 1, 0, 9}};
-  uint64_t populated = 0;
-  auto results = connection_->Reserve(5, items, populated);
+  auto results = connection_->Reserve(5, items);
   ASSERT_TRUE(results.ok()) << results.status();
-  EXPECT_EQ(populated, 12345678901u);
   ASSERT_EQ(service_.reserve_items.size(), 3u);
   for (size_t i = 0; i < items.size(); ++i) {
     EXPECT_EQ(service_.reserve_items[i].key, items[i].key);
@@ -176,7 +173,6 @@ TEST_F(RoundTripTest, CommitAndAbort) {
 TEST_F(RoundTripTest, AcquireRenewRelease) {
   service_.acquire_reply.lease_id = 99;
   service_.acquire_reply.deadline_us = uint64_t{1} << 60;
-  service_.acquire_reply.host_populated_bytes = 4 << 20;
   service_.acquire_reply.results = {
       {absl::OkStatus(), 4096, 1 << 22, 256, 16, 12, TierId::kHost, 0, {1, 2, 0xdeadbeef}},
       {absl::ResourceExhaustedError("growing"), 0, 0, 0, 0, 0, TierId::kNone, 5, {}}};
@@ -188,7 +184,6 @@ TEST_F(RoundTripTest, AcquireRenewRelease) {
   EXPECT_EQ(service_.acquire_options.priority, 3);
   EXPECT_EQ(reply->lease_id, 99u);
   EXPECT_EQ(reply->deadline_us, uint64_t{1} << 60);
-  EXPECT_EQ(reply->host_populated_bytes, 4u << 20);
   ASSERT_EQ(reply->results.size(), 2u);
   EXPECT_EQ(reply->results[0].offset, 4096u);
   EXPECT_EQ(reply->results[0].payload_bytes, 1u << 22);
@@ -321,11 +316,10 @@ TEST_F(RoundTripTest, EveryStatusCodeSurvivesEveryCall) {
     const absl::Status want(static_cast<absl::StatusCode>(code), "why: key 01\nnvme");
     service_.failure = want;
     std::vector<ExtentInfo> extents;
-    uint64_t populated = 0;
     EXPECT_EQ(connection_->RegisterLayout(layout).status(), want);
     EXPECT_EQ(connection_->Lookup(1, keys, extents), want);
     EXPECT_EQ(connection_->MatchTail(1, keys[0], keys).status(), want);
-    EXPECT_EQ(connection_->Reserve(1, {}, populated).status(), want);
+    EXPECT_EQ(connection_->Reserve(1, {}).status(), want);
     EXPECT_EQ(connection_->Commit({}).status(), want);
     EXPECT_EQ(connection_->Abort({}), want);
     EXPECT_EQ(connection_->Acquire(1, keys, {}).status(), want);

@@ -110,6 +110,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "terrace_wait_all": (_STATUS, [_P, _U32]),
     "terrace_ready_parts": (_U32, [_P, _SIZE]),
     "terrace_part": (_STATUS, [_P, _SIZE, _U32, _U32, _OUT, c.POINTER(_SIZE)]),
+    "terrace_read_rows": (_STATUS, [_P, _U32, _U32, _U32, _P, _SIZE, _SIZE]),
     "terrace_renew": (_STATUS, [_P, _U32]),
     "terrace_expired": (c.c_int32, [_P]),
     "terrace_deadline_us": (_U64, [_P]),

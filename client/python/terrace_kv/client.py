@@ -282,6 +282,15 @@ class Lease(_Handle):
         call("terrace_part", self._h, chunk, layer, kv, c.byref(data), c.byref(size))
         return _view(data, size, self)
 
+    def read_rows(self, layer: int, kv: int, tokens: int, address: int, rows: int,
+                  stride_bytes: int) -> None:
+        """Copies the first `tokens` tokens of a layer's K or V, out of all chunks, to `rows` runs
+        (KV heads when head-major, 1 when token-major) that begin `stride_bytes` apart in memory.
+
+        Raises as part(), and InvalidArgument when the shape does not fit the layout.
+        """
+        call("terrace_read_rows", self._h, layer, kv, tokens, address, rows, stride_bytes)
+
     def payload(self) -> np.ndarray:
         """The bytes of an opaque object (Client.get), uint8, a view of shared memory."""
         data, size = c.c_void_p(), c.c_size_t()

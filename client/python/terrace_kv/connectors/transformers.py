@@ -46,25 +46,16 @@ class Stats:
 class _Restored:
     """A lease shared by the layers of one cache; given back when the last one has been read."""
 
-    def __init__(self, lease: Lease, tokens: int, geometry: KvGeometry, dtype: torch.dtype) -> None:
+    def __init__(self, lease: Lease, tokens: int, layers: int) -> None:
         self.tokens = tokens
         self._lease = lease
-        self._geometry = geometry
-        self._dtype = dtype
-        self._layers_left = geometry.layers
-        self._used = []  # tokens to take of each chunk
-        for chunk in lease.chunks:
-            self._used.append(min(chunk.matched_tokens, tokens - chunk.token_begin))
+        self._layers_left = layers
 
     def read(self, layer: int, keys: torch.Tensor, values: torch.Tensor):
         """K and V of `layer` with the new ones behind: [1, kv_heads, tokens, head_dim] each."""
         try:
             self._lease.wait_layer(layer, LOAD_TIMEOUT_S)
-            # One copy: the concatenation itself reads the shared memory.
-            joined = (torch.cat([*self._views(layer, K, keys.device), keys], dim=-2),
-                      torch.cat([*self._views(layer, V, values.device), values], dim=-2))
-            if self._lease.expired:
-                raise LoadFailed("the lease ran out while layer %d was read" % layer)
+            joined = self._join(layer, K, keys), self._join(layer, V, values)
         except errors.TerraceError as error:
             raise LoadFailed(str(error)) from error
         self._layers_left -= 1
@@ -72,17 +63,18 @@ class _Restored:
             self._lease.close()
         return joined
 
-    def _views(self, layer: int, kv: int, device: torch.device) -> list[torch.Tensor]:
-        geometry = self._geometry
-        dim = geometry.head_dim if kv == K else (geometry.v_head_dim or geometry.head_dim)
-        views = []
-        for i, chunk in enumerate(self._lease.chunks):
-            if self._used[i] <= 0:
-                break
-            part = torch.from_numpy(self._lease.part(i, layer, kv)).view(self._dtype)
-            part = part.view(1, geometry.kv_heads, chunk.object_tokens, dim)
-            views.append(part[:, :, : self._used[i]].to(device))
-        return views
+    def _join(self, layer: int, kv: int, new: torch.Tensor) -> torch.Tensor:
+        """One copy out of shared memory, into the place where the new tokens follow."""
+        heads, dim = new.shape[1], new.shape[3]
+        on_cpu = new.device.type == "cpu"
+        length = self.tokens + (new.shape[2] if on_cpu else 0)
+        joined = torch.empty((1, heads, length, dim), dtype=new.dtype)
+        self._lease.read_rows(layer, kv, self.tokens, joined.data_ptr(), heads,
+                              joined.stride(1) * joined.element_size())
+        if not on_cpu:
+            return torch.cat([joined.to(new.device), new], dim=-2)
+        joined[:, :, self.tokens :] = new
+        return joined
 
 
 class _RestoredLayer(DynamicLayer):
@@ -187,7 +179,7 @@ class TerracePrefixCache:
         if matched == 0:
             lease.close()
             return DynamicCache(), 0
-        restored = _Restored(lease, matched, self._geometry, self.model.dtype)
+        restored = _Restored(lease, matched, self._geometry.layers)
         cache = DynamicCache()
         cache.layers = [_RestoredLayer(restored, i) for i in range(self._geometry.layers)]
         return cache, matched

@@ -137,6 +137,9 @@ absl::Status Run(const std::string& config_path) {
   if (!state_dir.ok()) return state_dir;
 
   Loop loop;
+  // First, because their memory is populated while the NVMe tier opens.
+  absl::StatusOr<std::vector<Tenant>> tenants = BuildTenants(*options, loop.poster());
+  if (!tenants.ok()) return tenants.status();
   std::unique_ptr<NvmeTier> nvme;
   if (options->nvme.enabled) {
     auto opened = NvmeTier::Open(NvmeOptionsFrom(*options), loop.poster());
@@ -146,8 +149,6 @@ absl::Status Run(const std::string& config_path) {
     spdlog::info("nvme tier {}: {} records, {} of {} bytes, {}", options->nvme.directory,
                  stats.records, stats.used_bytes, stats.capacity_bytes, stats.engine);
   }
-  absl::StatusOr<std::vector<Tenant>> tenants = BuildTenants(*options, loop.poster());
-  if (!tenants.ok()) return tenants.status();
   CacheService service(*options, *tenants, nvme.get());
   service.Recover();
 

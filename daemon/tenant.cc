@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "absl/cleanup/cleanup.h"
@@ -16,32 +17,44 @@ namespace terrace {
 
 namespace {
 
+absl::StatusOr<Salt> ReadSecret(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("open ", path));
+  absl::Cleanup close_fd = [fd] { close(fd); };
+  Salt secret{};
+  if (read(fd, secret.data(), secret.size()) == static_cast<ssize_t>(secret.size())) return secret;
+  return absl::FailedPreconditionError(
+      absl::StrCat(path, " is not a 32-byte secret; restore it, or remove it together with the "
+                         "NVMe tier's directory to start empty"));
+}
+
+// Never replaces one that another daemon has just made.
+absl::Status CreateSecret(const std::string& path) {
+  Salt secret{};
+  randombytes_buf(secret.data(), secret.size());
+  std::string draft = path + ".XXXXXX";
+  const int fd = mkostemp(draft.data(), O_CLOEXEC);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("create ", draft));
+  absl::Cleanup remove_draft = [&] {
+    close(fd);
+    unlink(draft.c_str());
+  };
+  if (write(fd, secret.data(), secret.size()) != static_cast<ssize_t>(secret.size()) ||
+      fsync(fd) != 0 || (link(draft.c_str(), path.c_str()) != 0 && errno != EEXIST)) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("write ", path));
+  }
+  return absl::OkStatus();
+}
+
 // The secret every derived tenant salt comes from. Losing it loses the stored objects (their keys
 // can no longer be computed), so it is written durably before it is first used.
 absl::StatusOr<Salt> LoadOrCreateSecret(const std::string& state_dir) {
   const std::string path = state_dir + "/secret";
-  Salt secret{};
-  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd >= 0) {
-    absl::Cleanup close_fd = [fd] { close(fd); };
-    if (read(fd, secret.data(), secret.size()) != static_cast<ssize_t>(secret.size())) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(path, " is not a 32-byte secret; restore it, or remove it together with the "
-                             "NVMe tier's directory to start empty"));
-    }
-    return secret;
-  }
-  if (errno != ENOENT) return absl::ErrnoToStatus(errno, absl::StrCat("open ", path));
-  randombytes_buf(secret.data(), secret.size());
-  const std::string temporary = path + ".new";
-  fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("create ", temporary));
-  absl::Cleanup close_fd = [fd] { close(fd); };
-  if (write(fd, secret.data(), secret.size()) != static_cast<ssize_t>(secret.size()) ||
-      fsync(fd) != 0 || rename(temporary.c_str(), path.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("write ", path));
-  }
-  return secret;
+  absl::StatusOr<Salt> secret = ReadSecret(path);
+  if (!absl::IsNotFound(secret.status())) return secret;
+  absl::Status created = CreateSecret(path);
+  if (!created.ok()) return created;
+  return ReadSecret(path);
 }
 
 uint32_t StoredId(const std::string& name) {

@@ -77,11 +77,13 @@ void MemoryTier::MoveGoal(bool starved) {
   if (starved) goal = std::max(goal, populated_bytes() + kPieceBytes);
   goal = std::min(goal, capacity_bytes());
   if (goal <= goal_ && !(starved && growing())) return;
+  const bool first = goal_ == 0;
   goal_ = std::max(goal, goal_);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     thread_goal_ = goal_;
-    hurry_ |= starved;
+    if (first) hurry_to_ = goal_;
+    if (starved) hurry_to_ = std::max(hurry_to_, populated_bytes() + kPieceBytes);
   }
   wake_.notify_one();
 }
@@ -102,7 +104,7 @@ void MemoryTier::GrowThread() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     wake_.wait(lock, [&] { return stopping_ || thread_goal_ > populated; });
-    if (!hurry_) wake_.wait_for(lock, kPause, [this] { return stopping_ || hurry_; });
+    wake_.wait_for(lock, kPause, [&] { return stopping_ || hurry_to_ > populated; });
     if (stopping_) return;
     const uint64_t begin = populated, end = std::min(begin + kPieceBytes, thread_goal_);
     lock.unlock();
@@ -115,7 +117,6 @@ void MemoryTier::GrowThread() {
     if (!status.ok()) return;
     populated = end;
     lock.lock();
-    if (populated == thread_goal_) hurry_ = false;
   }
 }
 

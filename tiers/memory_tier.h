@@ -78,7 +78,7 @@ class MemoryTier {
   std::mutex mutex_;
   std::condition_variable wake_;
   uint64_t thread_goal_ = 0;
-  bool hurry_ = true;           // no pauses between pieces
+  uint64_t hurry_to_ = 0;       // no pauses between pieces before this offset
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -1,4 +1,4 @@
-// The 64 MiB object that the store and load suites move through libterrace.
+// The 64 MiB objects that the store and load suites move through libterrace.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ inline KvGeometry LargeGeometry() {
 }
 inline constexpr uint64_t kLargeBytes = uint64_t{64} << 20;
 
-// A prompt of one chunk that no other number has.
-inline std::vector<uint32_t> LargePrompt(uint32_t number) {
-  std::vector<uint32_t> tokens(kChunkTokens);
+// A prompt of some chunks that begins as no other number does.
+inline std::vector<uint32_t> LargePrompt(uint32_t number, uint32_t chunks = 1) {
+  std::vector<uint32_t> tokens(size_t{chunks} * kChunkTokens);
   std::iota(tokens.begin(), tokens.end(), number * kChunkTokens);
   return tokens;
 }
@@ -38,22 +38,25 @@ inline std::vector<uint8_t> LargePayload() {
   return payload;
 }
 
-// Stores `payload` (kLargeBytes, every part in turn) as the prompt's chunk. AlreadyExists when it
-// is there.
+// Stores `payload` (kLargeBytes, every part in turn) as each of the prompt's chunks. AlreadyExists
+// when one is there.
 inline absl::Status StoreLarge(Client& client, const Model& model,
                                const std::vector<uint32_t>& prompt,
                                const std::vector<uint8_t>& payload) {
   auto store = client.BeginStore(model, prompt);
   if (!store.ok()) return store.status();
-  if (store->needed_chunks() != 1)
-    return absl::AlreadyExistsError("the chunk is there, or no room");
-  const uint8_t* source = payload.data();
-  for (uint32_t part = 1; part < model.layout.PartCount(); ++part) {
-    const auto bytes = store->PartBytes(0, part);
-    if (!bytes.ok()) return bytes.status();
-    const absl::Status written = store->Write(0, part, source, *bytes);
-    if (!written.ok()) return written;
-    source += *bytes;
+  if (store->needed_chunks() != store->chunks().size()) {
+    return absl::AlreadyExistsError("a chunk is there, or no room");
+  }
+  for (size_t chunk = 0; chunk < store->chunks().size(); ++chunk) {
+    const uint8_t* source = payload.data();
+    for (uint32_t part = 1; part < model.layout.PartCount(); ++part) {
+      const auto bytes = store->PartBytes(chunk, part);
+      if (!bytes.ok()) return bytes.status();
+      const absl::Status written = store->Write(chunk, part, source, *bytes);
+      if (!written.ok()) return written;
+      source += *bytes;
+    }
   }
   return store->Commit();
 }

@@ -66,13 +66,13 @@ absl::StatusOr<PrefixMatch> Client::MatchPrefix(const Model& model,
   // One object may cover the beginning of the first chunk that is not there as a whole.
   const absl::Span<const ObjectKey> grains = keys.GrainsOfChunk(extents.size());
   if (grains.empty()) return match;
-  const auto tail = core_->connection().MatchTail(model.layout_id, keys.ParentOf(extents.size()),
-                                                  grains);
+  const auto tail =
+      core_->connection().MatchTail(model.layout_id, keys.ParentOf(extents.size()), grains);
   if (!tail.ok()) return tail.status();
   if (!tail->found || tail->matched_grains == 0) return match;
   if (tail->matched_grains > std::min<size_t>(grains.size(), tail->grain_count)) {
-    return absl::InternalError(absl::StrCat("match_tail: ", tail->matched_grains,
-                                            " grains matched of ", grains.size()));
+    return absl::InternalError(
+        absl::StrCat("match_tail: ", tail->matched_grains, " grains matched of ", grains.size()));
   }
   match.chunks.push_back({tail->key, match.matched_tokens, tail->matched_grains * kGrainTokens,
                           tail->info.token_count, tail->grain_count, tail->info,

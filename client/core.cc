@@ -40,8 +40,8 @@ RoomWait::RoomWait(const ClientOptions& options)
 bool RoomWait::Sleep(uint32_t retry_after_ms) const {
   const uint64_t now_us = MonotonicNowUs();
   if (now_us >= end_us_) return false;
-  std::this_thread::sleep_for(std::chrono::microseconds(
-      std::min(uint64_t{retry_after_ms} * 1000, end_us_ - now_us)));
+  std::this_thread::sleep_for(
+      std::chrono::microseconds(std::min(uint64_t{retry_after_ms} * 1000, end_us_ - now_us)));
   return true;
 }
 
@@ -116,8 +116,8 @@ absl::StatusOr<uint8_t*> ClientCore::WritableAt(uint64_t offset, uint64_t bytes)
 
 absl::StatusOr<const std::atomic<uint32_t>*> ClientCore::Word(uint32_t slot) const {
   if (slot >= welcome_.board_slots) {
-    return absl::InternalError(absl::StrCat("the daemon named slot ", slot, " of a board of ",
-                                            welcome_.board_slots));
+    return absl::InternalError(
+        absl::StrCat("the daemon named slot ", slot, " of a board of ", welcome_.board_slots));
   }
   return reinterpret_cast<const std::atomic<uint32_t>*>(board_.data()) + slot;
 }

@@ -1,5 +1,5 @@
-// A session with the daemon and the memory it shares: what Client, its leases and its stores hold in
-// common. Private to client/. Any thread.
+// A session with the daemon and the memory it shares: what Client, its leases and its stores hold
+// in common. Private to client/. Any thread.
 #pragma once
 
 #include <atomic>

@@ -22,8 +22,8 @@ struct LeasedChunk {
   const std::atomic<uint32_t>* word = nullptr;
   const uint8_t* payload = nullptr;
   std::vector<PartSpan> parts;
-  std::vector<uint32_t> part_crcs;     // to check on first use; empty: the daemon has checked
-  std::vector<uint8_t> part_checked;   // one a part
+  std::vector<uint32_t> part_crcs;    // to check on first use; empty: the daemon has checked
+  std::vector<uint8_t> part_checked;  // one a part
   bool identity_checked = false;
 };
 
@@ -75,8 +75,8 @@ absl::Status Lease::State::Add(const Model& model, const ChunkMatch& match,
       !model.layout.CheckObject(result.token_count, result.grain_count).ok()) {
     return absl::NotFoundError(absl::StrCat(match.key.ToHex(), " was replaced by another object"));
   }
-  const auto payload = core->At(
-      result.offset, model.layout.PayloadBytes(result.token_count, result.grain_count));
+  const auto payload =
+      core->At(result.offset, model.layout.PayloadBytes(result.token_count, result.grain_count));
   if (!payload.ok()) return payload.status();
   const auto word = core->Word(result.board_slot);
   if (!word.ok()) return word.status();
@@ -98,7 +98,8 @@ absl::Status Lease::State::CheckChunkIndex(size_t chunk) const {
         absl::StrCat("chunk: ", chunk, "; the lease has ", chunks.size()));
   }
   if (chunk >= usable) {
-    return absl::NotFoundError(absl::StrCat("chunk ", chunk, " is not usable: its load failed or "
+    return absl::NotFoundError(absl::StrCat("chunk ", chunk,
+                                            " is not usable: its load failed or "
                                             "its tokens are not the prompt's"));
   }
   if (Expired()) return absl::NotFoundError("the lease was released or ran out of time");
@@ -124,13 +125,13 @@ absl::Status Lease::State::WaitChunk(size_t chunk, uint32_t parts, uint64_t end_
           leased.parts.size(), " parts there, ready up to layer ", CompleteLayers(ready)));
     }
     if (!core->PeerAlive()) {
-      return absl::UnavailableError(absl::StrCat(
-          "the daemon is gone; chunk ", chunk, " is ready up to layer ", CompleteLayers(ready)));
+      return absl::UnavailableError(absl::StrCat("the daemon is gone; chunk ", chunk,
+                                                 " is ready up to layer ", CompleteLayers(ready)));
     }
     if (state == ReadyState::kFree) return absl::NotFoundError("the lease ran out of time");
     if (now_us >= end_us) {
-      return absl::DeadlineExceededError(absl::StrCat("chunk ", chunk, " is ready up to layer ",
-                                                      CompleteLayers(ready)));
+      return absl::DeadlineExceededError(
+          absl::StrCat("chunk ", chunk, " is ready up to layer ", CompleteLayers(ready)));
     }
     FutexWait(leased.word, word, std::min({kWaitSliceUs, end_us - now_us, deadline_us - now_us}));
   }
@@ -164,19 +165,17 @@ absl::StatusOr<bool> Lease::State::IdentityMatches(size_t chunk) {
   }
   absl::Status checked = CheckPart(chunk, 0);
   if (!checked.ok()) return checked;
-  const uint8_t* held = leased.payload + leased.parts[0].offset +
-                        uint64_t{grains - 1} * sizeof(ObjectKey);
-  const bool same =
-      std::memcmp(held, match.expected_grain.bytes.data(), sizeof(ObjectKey)) == 0;
+  const uint8_t* held =
+      leased.payload + leased.parts[0].offset + uint64_t{grains - 1} * sizeof(ObjectKey);
+  const bool same = std::memcmp(held, match.expected_grain.bytes.data(), sizeof(ObjectKey)) == 0;
   if (Expired()) return absl::NotFoundError("the lease was released or ran out of time");
   leased.identity_checked = same;
   return same;
 }
 
 absl::Status Lease::State::WaitAll(uint32_t parts, uint32_t timeout_ms) {
-  const uint64_t end_us = timeout_ms == kNoTimeout
-                              ? ~uint64_t{0}
-                              : MonotonicNowUs() + uint64_t{timeout_ms} * 1000;
+  const uint64_t end_us =
+      timeout_ms == kNoTimeout ? ~uint64_t{0} : MonotonicNowUs() + uint64_t{timeout_ms} * 1000;
   for (uint32_t i = 0; i < usable; ++i) {
     absl::Status status = WaitChunk(i, parts, end_us);
     if (status.ok()) {
@@ -296,12 +295,11 @@ absl::Status Lease::WaitPart(size_t chunk, uint32_t part, uint32_t timeout_ms) {
   absl::Status valid = state_->CheckChunkIndex(chunk);
   if (!valid.ok()) return valid;
   if (part >= state_->chunks[chunk].parts.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("part: ", part, "; the layout has ",
-                                                   state_->chunks[chunk].parts.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("part: ", part, "; the layout has ", state_->chunks[chunk].parts.size()));
   }
-  const uint64_t end_us = timeout_ms == kNoTimeout
-                              ? ~uint64_t{0}
-                              : MonotonicNowUs() + uint64_t{timeout_ms} * 1000;
+  const uint64_t end_us =
+      timeout_ms == kNoTimeout ? ~uint64_t{0} : MonotonicNowUs() + uint64_t{timeout_ms} * 1000;
   absl::Status status = state_->WaitChunk(chunk, part + 1, end_us);
   if (absl::IsDataLoss(status)) state_->usable = static_cast<uint32_t>(chunk);
   return status;
@@ -340,8 +338,7 @@ absl::StatusOr<absl::Span<const uint8_t>> Lease::RawPart(size_t chunk, uint32_t 
   if (!identity.ok()) return identity.status();
   if (!*identity) {
     state_->usable = static_cast<uint32_t>(chunk);
-    return absl::NotFoundError(
-        absl::StrCat("chunk ", chunk, ": its tokens are not the prompt's"));
+    return absl::NotFoundError(absl::StrCat("chunk ", chunk, ": its tokens are not the prompt's"));
   }
   absl::Status checked = state_->CheckPart(chunk, part);
   if (absl::IsDataLoss(checked)) state_->usable = static_cast<uint32_t>(chunk);
@@ -363,9 +360,9 @@ absl::Status Lease::ReadRows(uint32_t layer, KvPart kv, uint32_t tokens, void* d
     const size_t values = rows * chunk.object_tokens;  // a run holds one a token
     const size_t token_bytes = values == 0 ? 0 : part->size() / values;
     if (token_bytes == 0 || part->size() % values != 0 || stride_bytes < tokens * token_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("rows: ", rows, " of stride ", stride_bytes, " for ", tokens,
-                       " tokens; the part has ", part->size(), " bytes"));
+      return absl::InvalidArgumentError(absl::StrCat("rows: ", rows, " of stride ", stride_bytes,
+                                                     " for ", tokens, " tokens; the part has ",
+                                                     part->size(), " bytes"));
     }
     const size_t count = std::min(chunk.matched_tokens, tokens - chunk.token_begin);
     const size_t held_stride = chunk.object_tokens * token_bytes;
@@ -378,9 +375,7 @@ absl::Status Lease::ReadRows(uint32_t layer, KvPart kv, uint32_t tokens, void* d
   return absl::OkStatus();
 }
 
-uint64_t Lease::deadline_us() const {
-  return state_ == nullptr ? 0 : state_->deadline_us.load();
-}
+uint64_t Lease::deadline_us() const { return state_ == nullptr ? 0 : state_->deadline_us.load(); }
 
 bool Lease::expired() const { return state_ == nullptr || state_->Expired(); }
 

@@ -4,10 +4,14 @@ namespace terrace {
 
 const char* KindName(ObjectKind kind) {
   switch (kind) {
-    case ObjectKind::kKv: return "kv";
-    case ObjectKind::kExpert: return "expert";
-    case ObjectKind::kDocument: return "document";
-    case ObjectKind::kOpaque: return "opaque";
+    case ObjectKind::kKv:
+      return "kv";
+    case ObjectKind::kExpert:
+      return "expert";
+    case ObjectKind::kDocument:
+      return "document";
+    case ObjectKind::kOpaque:
+      return "opaque";
   }
   return "unknown";
 }

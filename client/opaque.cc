@@ -32,8 +32,8 @@ ObjectKey Client::KeyFor(std::string_view name) const {
 
 absl::StatusOr<Model> Client::OpaqueModel(uint64_t bytes) {
   if (bytes == 0 || bytes > kMaxPayloadBytes - kExtentAlignment) {
-    return absl::InvalidArgumentError(absl::StrCat("bytes: ", bytes, "; expected 1 .. ",
-                                                   kMaxPayloadBytes - kExtentAlignment));
+    return absl::InvalidArgumentError(
+        absl::StrCat("bytes: ", bytes, "; expected 1 .. ", kMaxPayloadBytes - kExtentAlignment));
   }
   Model model;
   model.layout = OpaqueLayout(bytes);
@@ -65,8 +65,7 @@ absl::Status Client::Put(const ObjectKey& key, absl::Span<const uint8_t> bytes) 
   CommitItem commit;
   commit.reservation_id = reservation.reservation_id;
   const PartSpan part = model->layout.Parts(1, 0)[kBytesPart];
-  commit.part_crcs = {
-      0, kernels::CopyCrc32c(*payload + part.offset, bytes.data(), bytes.size())};
+  commit.part_crcs = {0, kernels::CopyCrc32c(*payload + part.offset, bytes.data(), bytes.size())};
   const auto committed = core_->connection().Commit({&commit, 1});
   return committed.ok() ? committed->front() : committed.status();
 }

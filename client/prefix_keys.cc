@@ -24,8 +24,7 @@ absl::Status LookupPrefix(ClientCore& core, uint32_t layout_id, absl::Span<const
                           std::vector<ExtentInfo>& extents) {
   const size_t batch = core.welcome().max_keys_per_call;
   for (size_t begin = 0; begin < keys.size() && extents.size() == begin; begin += batch) {
-    absl::Status found =
-        core.connection().Lookup(layout_id, keys.subspan(begin, batch), extents);
+    absl::Status found = core.connection().Lookup(layout_id, keys.subspan(begin, batch), extents);
     if (!found.ok()) return found;
   }
   return absl::OkStatus();

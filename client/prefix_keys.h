@@ -23,9 +23,7 @@ class PrefixKeys {
   // Keys of grains in chunk `chunk`; the last one is the chunk's key. Empty behind the end.
   absl::Span<const ObjectKey> GrainsOfChunk(size_t chunk) const;
   const ObjectKey& ChunkKey(size_t chunk) const { return GrainsOfChunk(chunk).back(); }
-  const ObjectKey& ParentOf(size_t chunk) const {
-    return chunk == 0 ? root_ : ChunkKey(chunk - 1);
-  }
+  const ObjectKey& ParentOf(size_t chunk) const { return chunk == 0 ? root_ : ChunkKey(chunk - 1); }
   std::vector<ObjectKey> ChunkKeys(size_t count) const;  // of the first `count` chunks
 
  private:

@@ -76,8 +76,8 @@ absl::StatusOr<int> LockDirectory(const std::filesystem::path& directory) {
   while (fd >= 0 && (locked = flock(fd, LOCK_EX)) != 0 && errno == EINTR) {
   }
   if (locked == 0) return fd;
-  absl::Status status = absl::FailedPreconditionError(
-      absl::StrCat("cannot lock ", path, ": ", std::strerror(errno)));
+  absl::Status status =
+      absl::FailedPreconditionError(absl::StrCat("cannot lock ", path, ": ", std::strerror(errno)));
   if (fd >= 0) close(fd);
   return status;
 }
@@ -128,8 +128,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Spawn(SpawnOptions options) {
     if (!binary.ok()) return binary.status();
     absl::Status written = WriteConfig(*directory, options.client.socket_path, options);
     if (!written.ok()) return written;
-    auto daemon = SpawnedDaemon::Start(*binary, *directory / "terrace.toml",
-                                       *directory / "terraced.log");
+    auto daemon =
+        SpawnedDaemon::Start(*binary, *directory / "terrace.toml", *directory / "terraced.log");
     if (!daemon.ok()) return daemon.status();
     core = ConnectTo(*std::move(daemon), options.client, options.start_timeout_ms);
     if (!core.ok()) return core.status();

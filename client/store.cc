@@ -18,8 +18,8 @@ struct WrittenChunk {
   ObjectKey parent;
   absl::Span<const ObjectKey> grains;
   bool already = false;
-  absl::Status refused;          // why there is no reservation
-  uint64_t reservation_id = 0;   // 0: none, or no longer
+  absl::Status refused;         // why there is no reservation
+  uint64_t reservation_id = 0;  // 0: none, or no longer
   uint8_t* payload = nullptr;
   std::vector<PartSpan> parts;
   std::vector<uint32_t> crcs;
@@ -72,8 +72,7 @@ void StoreOperation::State::Plan(uint64_t cost_us) {
 
 absl::Status StoreOperation::State::SkipPresent() {
   std::vector<ExtentInfo> extents;
-  absl::Status found =
-      LookupPrefix(*core, model.layout_id, keys.ChunkKeys(keys.chunks()), extents);
+  absl::Status found = LookupPrefix(*core, model.layout_id, keys.ChunkKeys(keys.chunks()), extents);
   for (size_t i = 0; i < extents.size(); ++i) chunks[i].already = true;
   return found;
 }
@@ -84,8 +83,7 @@ absl::Status StoreOperation::State::Begin(size_t index, const ReserveResult& res
   chunk.reservation_id = result.reservation_id;
   const auto tokens = infos[index].token_count;
   const auto grains = static_cast<uint32_t>(chunk.grains.size());
-  const auto payload =
-      core->WritableAt(result.offset, model.layout.PayloadBytes(tokens, grains));
+  const auto payload = core->WritableAt(result.offset, model.layout.PayloadBytes(tokens, grains));
   if (!payload.ok()) return payload.status();
   chunk.payload = *payload;
   chunk.parts = model.layout.Parts(tokens, grains);
@@ -149,8 +147,8 @@ absl::Status StoreOperation::State::Reserve() {
     std::vector<size_t> again;
     uint32_t retry_after_ms = 0;
     for (size_t begin = 0; begin < wanted.size(); begin += batch) {
-      absl::Status reserved = ReserveBatch(absl::MakeConstSpan(wanted).subspan(begin, batch),
-                                           again, retry_after_ms);
+      absl::Status reserved =
+          ReserveBatch(absl::MakeConstSpan(wanted).subspan(begin, batch), again, retry_after_ms);
       if (!reserved.ok()) return reserved;
     }
     const auto refused = static_cast<size_t>(
@@ -174,8 +172,8 @@ absl::StatusOr<WrittenChunk*> StoreOperation::State::Writable(size_t index, uint
         absl::StrCat("chunk: ", index, "; the store has ", chunks.size()));
   }
   if (part == 0 || part >= model.layout.PartCount()) {
-    return absl::InvalidArgumentError(absl::StrCat("part: ", part, "; expected 1 .. ",
-                                                   model.layout.PartCount() - 1));
+    return absl::InvalidArgumentError(
+        absl::StrCat("part: ", part, "; expected 1 .. ", model.layout.PartCount() - 1));
   }
   if (!infos[index].needed) {
     return absl::FailedPreconditionError(
@@ -296,8 +294,8 @@ absl::StatusOr<uint64_t> StoreOperation::PartBytes(size_t chunk, uint32_t part) 
         absl::StrCat("chunk: ", chunk, "; the store has ", chunks().size()));
   }
   if (part == 0 || part >= state_->model.layout.PartCount()) {
-    return absl::InvalidArgumentError(absl::StrCat("part: ", part, "; expected 1 .. ",
-                                                   state_->model.layout.PartCount() - 1));
+    return absl::InvalidArgumentError(
+        absl::StrCat("part: ", part, "; expected 1 .. ", state_->model.layout.PartCount() - 1));
   }
   return uint64_t{state_->model.layout.part_bytes_per_token[part - 1]} *
          state_->infos[chunk].token_count;

@@ -1,12 +1,12 @@
 // libterrace: the C++ client of terraced. The one public header.
 //
-//   auto client = Client::Connect({});                             // or Client::Spawn({.directory})
-//   auto model = client->RegisterKv(geometry);
-//   auto match = client->MatchPrefix(*model, tokens);              // longest stored prefix
-//   auto lease = client->Acquire(*model, *match);                  // pins it, starts loading it
-//   for (layer ...) { lease->WaitLayer(layer); lease->Part(chunk, layer, KvPart::kK); ... }
-//   auto store = client->BeginStore(*model, tokens, {}, cost_us);  // what is not there yet
-//   store->Write(chunk, PartIndex(layer, KvPart::kK), bytes, size); ... store->Commit(&report);
+//   auto client = Client::Connect({});                             // or
+//   Client::Spawn({.directory}) auto model = client->RegisterKv(geometry); auto match =
+//   client->MatchPrefix(*model, tokens);              // longest stored prefix auto lease =
+//   client->Acquire(*model, *match);                  // pins it, starts loading it for (layer ...)
+//   { lease->WaitLayer(layer); lease->Part(chunk, layer, KvPart::kK); ... } auto store =
+//   client->BeginStore(*model, tokens, {}, cost_us);  // what is not there yet store->Write(chunk,
+//   PartIndex(layer, KvPart::kK), bytes, size); ... store->Commit(&report);
 //
 // Payload bytes live in memory shared with the daemon and are never copied by a load. Everything is
 // a value or a unique_ptr; leases and stores keep the mapping they use alive, also past the Client.
@@ -50,22 +50,22 @@ struct ClientOptions {
   // Empty: $TERRACE_SOCKET, else $XDG_RUNTIME_DIR/terrace/terraced.sock, else
   // /run/terrace/terraced.sock.
   std::string socket_path;
-  std::string tenant;                // empty: the only tenant of this uid
+  std::string tenant;  // empty: the only tenant of this uid
   std::string client_name = "libterrace";
-  uint32_t call_timeout_ms = 5000;   // of one call to the daemon; past it the client is dead
+  uint32_t call_timeout_ms = 5000;  // of one call to the daemon; past it the client is dead
   uint32_t room_timeout_ms = 5000;  // how long a store or load waits for host memory
 };
 
 // A private daemon with its socket, configuration, log and store under one directory.
 struct SpawnOptions {
-  std::string directory;             // created if absent, mode 0700
+  std::string directory;  // created if absent, mode 0700
   // Empty: $TERRACED, else `terraced` next to libterrace.so, next to the program, or in $PATH.
   std::string daemon_path;
   uint64_t host_capacity_bytes = 0;  // 0: the daemon's default
   uint64_t nvme_capacity_bytes = 0;  // 0: the daemon's default
   VerifyMode verify = VerifyMode::kCrossing;
   uint32_t start_timeout_ms = 30000;
-  ClientOptions client;              // socket_path is ignored
+  ClientOptions client;  // socket_path is ignored
 };
 
 // A registered KV geometry. A plain value, good for the Client that made it.
@@ -113,11 +113,11 @@ class Lease {
   uint32_t usable_chunks() const;
   uint32_t usable_tokens() const;
 
-  // Blocks until the layer's K and V are there in every usable chunk (WaitAll: every layer; WaitPart:
-  // one part of one chunk). A partial match that proves false is dropped silently: look at
-  // usable_tokens(). DataLoss "... ready up to layer N": a load failed; its chunk and those behind
-  // it are no longer usable, and the next wait covers the rest. DeadlineExceeded: timeout_ms passed.
-  // NotFound: the lease ran out. Unavailable: the daemon died, told within about 50 ms.
+  // Blocks until the layer's K and V are there in every usable chunk (WaitAll: every layer;
+  // WaitPart: one part of one chunk). A partial match that proves false is dropped silently: look
+  // at usable_tokens(). DataLoss "... ready up to layer N": a load failed; its chunk and those
+  // behind it are no longer usable, and the next wait covers the rest. DeadlineExceeded: timeout_ms
+  // passed. NotFound: the lease ran out. Unavailable: the daemon died, told within about 50 ms.
   absl::Status WaitLayer(uint32_t layer, uint32_t timeout_ms = kNoTimeout);
   absl::Status WaitAll(uint32_t timeout_ms = kNoTimeout);
   absl::Status WaitPart(size_t chunk, uint32_t part, uint32_t timeout_ms = kNoTimeout);
@@ -140,7 +140,8 @@ class Lease {
   bool expired() const;          // or released. Any thread.
   // Moves the deadline to now + ttl_ms (0: default). NotFound: too late.
   absl::Status Renew(uint32_t ttl_ms = 0);
-  absl::Status Release();        // again: does nothing
+  // Sent, not waited for. Again: does nothing.
+  absl::Status Release();
 
  private:
   friend class Client;
@@ -161,7 +162,7 @@ struct CommitReport {
   uint32_t already = 0;  // were there, or someone else is storing them
   uint32_t failed = 0;   // no room, not written, or refused
   uint64_t stored_bytes = 0;
-  absl::Status why;      // of the first failed chunk
+  absl::Status why;  // of the first failed chunk
 };
 
 // Chunks being written. Nothing of it is visible before Commit(); what is not committed is given
@@ -178,8 +179,8 @@ class StoreOperation {
   // Length of a part of one chunk, bytes.
   absl::StatusOr<uint64_t> PartBytes(size_t chunk, uint32_t part) const;
 
-  // Writes a whole part (copy and checksum in one pass). `bytes` must be its length. Writing it again
-  // replaces it.
+  // Writes a whole part (copy and checksum in one pass). `bytes` must be its length. Writing it
+  // again replaces it.
   absl::Status Write(size_t chunk, uint32_t part, const void* source, size_t bytes);
   // The same from `rows` rows of `row_bytes` that lie `stride_bytes` apart: a chunk's tokens out of
   // [heads, all tokens, head_dim], for example. rows * row_bytes must be the part's length.
@@ -220,7 +221,7 @@ class Client {
   bool alive() const;
   const Welcome& welcome() const;  // its descriptors are -1
   const std::string& socket_path() const;
-  int32_t spawned_pid() const;     // 0: this Client spawned no daemon
+  int32_t spawned_pid() const;  // 0: this Client spawned no daemon
   // Readable whenever a load of this session made progress, for event loops: read 8 bytes from it,
   // then look at ready_parts() of every lease waited for. Borrowed.
   int ready_event_fd() const;
@@ -239,8 +240,8 @@ class Client {
   absl::StatusOr<StoreOperation> BeginStore(const Model& model, absl::Span<const uint32_t> tokens,
                                             std::string_view extra = {}, uint64_t cost_us = 0);
 
-  // Opaque objects, for tests and load generators. Put: AlreadyExists; no bytes are InvalidArgument.
-  // Get: NotFound; the bytes are RawPart(0, 1) of the lease.
+  // Opaque objects, for tests and load generators. Put: AlreadyExists; no bytes are
+  // InvalidArgument. Get: NotFound; the bytes are RawPart(0, 1) of the lease.
   ObjectKey KeyFor(std::string_view name) const;
   absl::Status Put(const ObjectKey& key, absl::Span<const uint8_t> bytes);
   absl::StatusOr<Lease> Get(const ObjectKey& key, const AcquireOptions& options = {});

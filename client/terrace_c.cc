@@ -1,4 +1,5 @@
-// The C ABI: checks arguments, calls the C++ client, turns statuses into codes and stops exceptions.
+// The C ABI: checks arguments, calls the C++ client, turns statuses into codes and stops
+// exceptions.
 #include "client/terrace_c.h"
 
 #include <cstdlib>
@@ -137,8 +138,8 @@ int32_t terrace_spawn(const terrace_spawn_options* options, terrace_client** out
     spawn.daemon_path = Text(options->daemon_path);
     spawn.host_capacity_bytes = options->host_capacity_bytes;
     spawn.nvme_capacity_bytes = options->nvme_capacity_bytes;
-    spawn.verify = options->verify_always != 0 ? terrace::VerifyMode::kAlways
-                                               : terrace::VerifyMode::kCrossing;
+    spawn.verify =
+        options->verify_always != 0 ? terrace::VerifyMode::kAlways : terrace::VerifyMode::kCrossing;
     if (options->start_timeout_ms != 0) spawn.start_timeout_ms = options->start_timeout_ms;
     if (options->client_name != nullptr) spawn.client.client_name = options->client_name;
     if (options->call_timeout_ms != 0) spawn.client.call_timeout_ms = options->call_timeout_ms;
@@ -212,11 +213,11 @@ int32_t terrace_grain_keys(const terrace_client* client, const terrace_model* mo
                            const uint32_t* tokens, size_t token_count, const void* extra,
                            size_t extra_bytes, uint8_t* keys, size_t capacity_keys, size_t* count) {
   return Guard([&]() -> absl::Status {
-    absl::Status valid = All(NotNull(client, "client"), NotNull(model, "model"),
-                             NotNullUnlessEmpty(tokens, token_count, "tokens"),
-                             NotNullUnlessEmpty(extra, extra_bytes, "extra"),
-                             NotNullUnlessEmpty(keys, capacity_keys, "keys"),
-                             NotNull(count, "count"));
+    absl::Status valid =
+        All(NotNull(client, "client"), NotNull(model, "model"),
+            NotNullUnlessEmpty(tokens, token_count, "tokens"),
+            NotNullUnlessEmpty(extra, extra_bytes, "extra"),
+            NotNullUnlessEmpty(keys, capacity_keys, "keys"), NotNull(count, "count"));
     if (!valid.ok()) return valid;
     *count = token_count / terrace::kGrainTokens;
     if (*count > capacity_keys) {
@@ -243,8 +244,8 @@ int32_t terrace_match_prefix(terrace_client* client, const terrace_model* model,
                              NotNullUnlessEmpty(tokens, token_count, "tokens"),
                              NotNullUnlessEmpty(extra, extra_bytes, "extra"), NotNull(out, "out"));
     if (!valid.ok()) return valid;
-    auto match = client->client->MatchPrefix(
-        model->model, absl::MakeConstSpan(tokens, token_count), View(extra, extra_bytes));
+    auto match = client->client->MatchPrefix(model->model, absl::MakeConstSpan(tokens, token_count),
+                                             View(extra, extra_bytes));
     if (!match.ok()) return match.status();
     *out = new terrace_match{*std::move(match)};
     return absl::OkStatus();
@@ -405,8 +406,8 @@ int32_t terrace_store_write_rows(terrace_store* store, size_t chunk, uint32_t la
                                  const void* source, size_t rows, size_t row_bytes,
                                  size_t stride_bytes) {
   return Guard([&]() -> absl::Status {
-    absl::Status valid = All(NotNull(store, "store"), CheckLayer(layer), CheckKv(kv),
-                             NotNull(source, "source"));
+    absl::Status valid =
+        All(NotNull(store, "store"), CheckLayer(layer), CheckKv(kv), NotNull(source, "source"));
     if (!valid.ok()) return valid;
     return store->store.WriteRows(chunk, PartIndex(layer, static_cast<KvPart>(kv)), source, rows,
                                   row_bytes, stride_bytes);

@@ -24,7 +24,7 @@ enum {
   TERRACE_UNKNOWN = 2,
   TERRACE_INVALID_ARGUMENT = 3,
   TERRACE_DEADLINE_EXCEEDED = 4,
-  TERRACE_NOT_FOUND = 5,           /* a miss, or a lease that ran out */
+  TERRACE_NOT_FOUND = 5, /* a miss, or a lease that ran out */
   TERRACE_ALREADY_EXISTS = 6,
   TERRACE_PERMISSION_DENIED = 7,
   TERRACE_RESOURCE_EXHAUSTED = 8,  /* back-pressure or a limit */
@@ -33,8 +33,8 @@ enum {
   TERRACE_OUT_OF_RANGE = 11,
   TERRACE_UNIMPLEMENTED = 12,
   TERRACE_INTERNAL = 13,
-  TERRACE_UNAVAILABLE = 14,        /* the daemon is gone */
-  TERRACE_DATA_LOSS = 15           /* checksum, or a load that failed */
+  TERRACE_UNAVAILABLE = 14, /* the daemon is gone */
+  TERRACE_DATA_LOSS = 15    /* checksum, or a load that failed */
 };
 
 #define TERRACE_NO_TIMEOUT 0xffffffffu
@@ -84,7 +84,7 @@ TERRACE_EXPORT int32_t terrace_spawn(const terrace_spawn_options* options, terra
 /* Ends the session and frees the handle. Leases and stores made from it stay valid handles whose
  * calls answer TERRACE_UNAVAILABLE; memory they handed out stays mapped until they are freed. */
 TERRACE_EXPORT void terrace_close(terrace_client* client);
-TERRACE_EXPORT int32_t terrace_alive(const terrace_client* client); /* 1 or 0 */
+TERRACE_EXPORT int32_t terrace_alive(const terrace_client* client);       /* 1 or 0 */
 TERRACE_EXPORT int32_t terrace_spawned_pid(const terrace_client* client); /* 0: none */
 /* Borrowed eventfd, see Client::ready_event_fd; -1 for NULL. */
 TERRACE_EXPORT int32_t terrace_event_fd(const terrace_client* client);
@@ -97,16 +97,16 @@ TERRACE_EXPORT const char* terrace_tenant(const terrace_client* client);
 
 typedef struct {
   size_t struct_size;
-  const char* model_id;       /* required */
-  const char* dtype;          /* required: "float32" "float16" "bfloat16" "float8_e4m3fn" ... */
-  const char* order;          /* "token_major" (default) or "head_major" */
+  const char* model_id; /* required */
+  const char* dtype;    /* required: "float32" "float16" "bfloat16" "float8_e4m3fn" ... */
+  const char* order;    /* "token_major" (default) or "head_major" */
   uint32_t layers;
   uint32_t kv_heads;
   uint32_t head_dim;
-  uint32_t v_head_dim;        /* 0: as head_dim */
+  uint32_t v_head_dim; /* 0: as head_dim */
   double rope_theta;
   const char* rope_scaling;
-  uint32_t tp_rank, tp_size;  /* sizes: 0 means 1 */
+  uint32_t tp_rank, tp_size; /* sizes: 0 means 1 */
   uint32_t pp_rank, pp_size;
   const char* lora;
   const char* engine_layout;
@@ -134,8 +134,8 @@ typedef struct {
   uint32_t object_tokens;  /* length of the token axis of its parts */
   uint32_t eta_us;
   uint64_t bytes;
-  uint32_t tier;           /* 1 host, 2 nvme */
-  uint32_t flags;          /* 1 durable, 2 pinned */
+  uint32_t tier;  /* 1 host, 2 nvme */
+  uint32_t flags; /* 1 durable, 2 pinned */
 } terrace_chunk_info;
 
 /* extra may be NULL with extra_bytes 0; tokens may be NULL with token_count 0. */
@@ -165,8 +165,8 @@ TERRACE_EXPORT int32_t terrace_wait_layer(terrace_lease* lease, uint32_t layer,
 TERRACE_EXPORT int32_t terrace_wait_all(terrace_lease* lease, uint32_t timeout_ms);
 /* Leading parts that are there, the identity part included: layer l is there from 3 + 2 * l on. */
 TERRACE_EXPORT uint32_t terrace_ready_parts(const terrace_lease* lease, size_t chunk);
-/* Copies the first `tokens` tokens of a layer's K or V, out of all chunks, to `rows` runs (KV heads when
-   head-major, 1 when token-major) that begin `stride_bytes` apart. */
+/* Copies the first `tokens` tokens of a layer's K or V, out of all chunks, to `rows` runs (KV heads
+   when head-major, 1 when token-major) that begin `stride_bytes` apart. */
 TERRACE_EXPORT int32_t terrace_read_rows(terrace_lease* lease, uint32_t layer, uint32_t kv,
                                          uint32_t tokens, void* destination, size_t rows,
                                          size_t stride_bytes);
@@ -174,7 +174,7 @@ TERRACE_EXPORT int32_t terrace_read_rows(terrace_lease* lease, uint32_t layer, u
 TERRACE_EXPORT int32_t terrace_part(terrace_lease* lease, size_t chunk, uint32_t layer, uint32_t kv,
                                     const void** data, size_t* bytes);
 TERRACE_EXPORT int32_t terrace_renew(terrace_lease* lease, uint32_t ttl_ms);
-TERRACE_EXPORT int32_t terrace_expired(const terrace_lease* lease); /* 1 or 0 */
+TERRACE_EXPORT int32_t terrace_expired(const terrace_lease* lease);      /* 1 or 0 */
 TERRACE_EXPORT uint64_t terrace_deadline_us(const terrace_lease* lease); /* CLOCK_MONOTONIC */
 
 /* ---- storing ---- */
@@ -235,8 +235,7 @@ TERRACE_EXPORT int32_t terrace_ls_json(terrace_client* client, uint64_t cursor, 
                                        char** out);
 TERRACE_EXPORT int32_t terrace_show_json(terrace_client* client,
                                          const uint8_t key[TERRACE_KEY_BYTES], char** out);
-TERRACE_EXPORT int32_t terrace_remove(terrace_client* client,
-                                      const uint8_t key[TERRACE_KEY_BYTES]);
+TERRACE_EXPORT int32_t terrace_remove(terrace_client* client, const uint8_t key[TERRACE_KEY_BYTES]);
 TERRACE_EXPORT int32_t terrace_pin(terrace_client* client, const uint8_t key[TERRACE_KEY_BYTES],
                                    int32_t pinned);
 TERRACE_EXPORT int32_t terrace_flush(terrace_client* client, uint32_t timeout_ms);

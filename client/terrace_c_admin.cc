@@ -41,8 +41,8 @@ int32_t terrace_put(terrace_client* client, const uint8_t key[TERRACE_KEY_BYTES]
     absl::Status valid = All(NotNull(client, "client"), NotNull(key, "key"),
                              NotNullUnlessEmpty(data, bytes, "data"));
     if (!valid.ok()) return valid;
-    return client->client->Put(
-        Key(key), absl::MakeConstSpan(static_cast<const uint8_t*>(data), bytes));
+    return client->client->Put(Key(key),
+                               absl::MakeConstSpan(static_cast<const uint8_t*>(data), bytes));
   });
 }
 

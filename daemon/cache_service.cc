@@ -104,8 +104,8 @@ absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
 void CacheService::CloseSession(SessionId id) {
   Session* session = sessions_.Find(id);
   if (session == nullptr) return;
-  spdlog::info("session {} closed: {} leases and {} reservations freed", id,
-               session->leases.size(), session->reservations.size());
+  spdlog::info("session {} closed: {} leases and {} reservations freed", id, session->leases.size(),
+               session->reservations.size());
   for (const auto& [lease_id, lease] : session->leases) {
     sessions_.ForgetDeadline(lease.deadline_us, id, lease_id);
     EndLease(*session, lease);
@@ -218,7 +218,8 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   absl::Status count = CheckKeyCount(grains.size());
   if (!count.ok()) return count;
   TailMatch match;
-  auto best = catalog_.BestTail(parent, layout_fingerprints_[layout_id], (*session)->tenant, grains);
+  auto best =
+      catalog_.BestTail(parent, layout_fingerprints_[layout_id], (*session)->tenant, grains);
   if (!best) return match;
   const Entry& entry = catalog_.at(best->id);
   ++metrics_.tail_matches;
@@ -310,8 +311,8 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
                                                    " given, the layout has ", parts, " parts"));
   }
   if (item.grain_filters.size() != filters) {
-    return absl::InvalidArgumentError(absl::StrCat("grain_filters: ", item.grain_filters.size(),
-                                                   " given, expected ", filters));
+    return absl::InvalidArgumentError(
+        absl::StrCat("grain_filters: ", item.grain_filters.size(), " given, expected ", filters));
   }
   entry.host->part_count = parts;
   entry.host->part_crcs = std::make_unique<uint32_t[]>(parts);
@@ -329,8 +330,8 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<absl::Status>> CacheService::Commit(
-    SessionId id, absl::Span<const CommitItem> items) {
+absl::StatusOr<std::vector<absl::Status>> CacheService::Commit(SessionId id,
+                                                               absl::Span<const CommitItem> items) {
   absl::StatusOr<Session*> session = Get(id, "commit");
   if (!session.ok()) return session.status();
   absl::Status count = CheckKeyCount(items.size());
@@ -368,11 +369,10 @@ uint64_t CacheService::DeadlineUs(uint32_t ttl_ms) const {
 }
 
 absl::Status CacheService::CheckAcquirable(const Entry& entry, const ObjectLayout& layout) const {
-  const bool same = catalog_.fingerprint(entry.fingerprint) == layout.fingerprint &&
-                    entry.kind == layout.kind &&
-                    layout.CheckObject(entry.token_count, entry.grain_count).ok() &&
-                    layout.PayloadBytes(entry.token_count, entry.grain_count) ==
-                        entry.payload_bytes();
+  const bool same =
+      catalog_.fingerprint(entry.fingerprint) == layout.fingerprint && entry.kind == layout.kind &&
+      layout.CheckObject(entry.token_count, entry.grain_count).ok() &&
+      layout.PayloadBytes(entry.token_count, entry.grain_count) == entry.payload_bytes();
   if (same) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat(entry.key.ToHex(), " was stored with another layout"));
@@ -446,8 +446,8 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
         absl::StrCat("priority ", options.priority, " is outside 0 .. 4"));
   }
   if ((*session)->leases.size() >= options_.limits.max_leases_per_session) {
-    return Limit(absl::StrCat("limits.max_leases_per_session = ",
-                              options_.limits.max_leases_per_session, " reached"));
+    return Limit(absl::StrCat(
+        "limits.max_leases_per_session = ", options_.limits.max_leases_per_session, " reached"));
   }
   AcquireReply reply;
   Lease lease;

@@ -42,8 +42,8 @@ absl::Status PrepareStateDir(const std::string& directory) {
   std::filesystem::create_directories(directory, error);
   if (error || access(directory.c_str(), W_OK | X_OK) != 0) {
     return absl::FailedPreconditionError(
-        absl::StrCat("server.state_dir = \"", directory, "\" cannot be written: ",
-                     error ? error.message() : std::strerror(errno)));
+        absl::StrCat("server.state_dir = \"", directory,
+                     "\" cannot be written: ", error ? error.message() : std::strerror(errno)));
   }
   return absl::OkStatus();
 }
@@ -71,8 +71,7 @@ void NotifySystemd(const Options& options, const char* state) {
   if (path[0] == '@') address.sun_path[0] = '\0';
   const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return;
-  if (sendto(fd, state, std::strlen(state), MSG_NOSIGNAL,
-             reinterpret_cast<sockaddr*>(&address),
+  if (sendto(fd, state, std::strlen(state), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address),
              offsetof(sockaddr_un, sun_path) + length) < 0) {
     spdlog::warn("systemd notification to {} failed: {}", path, std::strerror(errno));
   }
@@ -173,10 +172,11 @@ absl::Status Run(const std::string& config_path) {
 }  // namespace terrace
 
 int main(int argc, char** argv) {
-  CLI::App app{"terraced: keeps KV cache and expert weights on the cheapest memory that is fast "
-               "enough.\nWithout --config it serves the invoking user from default paths; "
-               "`terrace config show --effective` prints what that means here.",
-               "terraced"};
+  CLI::App app{
+      "terraced: keeps KV cache and expert weights on the cheapest memory that is fast "
+      "enough.\nWithout --config it serves the invoking user from default paths; "
+      "`terrace config show --effective` prints what that means here.",
+      "terraced"};
   std::string config_path;
   app.add_option("--config", config_path, "TOML configuration file (docs/configuration.md)");
   app.set_version_flag("--version", terrace::kVersion);

@@ -57,8 +57,7 @@ Mover::Mover(Catalog& catalog, std::vector<Tenant>& tenants,
       publish_(std::move(publish)),
       max_writing_bytes_(max_writing_bytes) {
   if (nvme_ != nullptr) {
-    nvme_->OnDropped(
-        [this](RecordId record, const ObjectKey& key) { RecordDropped(record, key); });
+    nvme_->OnDropped([this](RecordId record, const ObjectKey& key) { RecordDropped(record, key); });
   }
 }
 
@@ -388,8 +387,8 @@ void Mover::Verify(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done) {
     return;
   }
   // The record is read into scratch memory, so that verification evicts nothing.
-  auto scratch = std::make_shared<kernels::AlignedBuffer>(
-      AlignUp(entry.payload_bytes(), kExtentAlignment));
+  auto scratch =
+      std::make_shared<kernels::AlignedBuffer>(AlignUp(entry.payload_bytes(), kExtentAlignment));
   ReadRequest request;
   request.record = entry.record;
   request.key = entry.key;

@@ -24,8 +24,9 @@ absl::StatusOr<Salt> ReadSecret(const std::string& path) {
   Salt secret{};
   if (read(fd, secret.data(), secret.size()) == static_cast<ssize_t>(secret.size())) return secret;
   return absl::FailedPreconditionError(
-      absl::StrCat(path, " is not a 32-byte secret; restore it, or remove it together with the "
-                         "NVMe tier's directory to start empty"));
+      absl::StrCat(path,
+                   " is not a 32-byte secret; restore it, or remove it together with the "
+                   "NVMe tier's directory to start empty"));
 }
 
 // Never replaces one that another daemon has just made.
@@ -77,8 +78,8 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     Tenant tenant;
     tenant.name = configured.name;
     tenant.uids = configured.uids;
-    tenant.salt = configured.salt ? *configured.salt
-                                  : DeriveSalt(*secret, "tenant:" + configured.name);
+    tenant.salt =
+        configured.salt ? *configured.salt : DeriveSalt(*secret, "tenant:" + configured.name);
     tenant.stored_id = StoredId(configured.name);
     for (const Tenant& other : tenants) {
       if (other.stored_id == tenant.stored_id) {

@@ -20,13 +20,29 @@ namespace terrace::kernels {
 namespace {
 
 constexpr uint64_t kPage = 4096;
+constexpr uint64_t kHugePage = 2 << 20;
+#ifndef MADV_COLLAPSE
+constexpr int MADV_COLLAPSE = 25;  // Linux 6.1
+#endif
 
+// At an address where huge pages of the file can be mapped as such.
 absl::StatusOr<uint8_t*> Map(int fd, uint64_t bytes, int protection) {
-  void* data = mmap(nullptr, bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  if (data == MAP_FAILED) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("map ", bytes, " bytes of shared memory"));
+  const uint64_t reserved = bytes + kHugePage;
+  void* address =
+      mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (address == MAP_FAILED) return absl::ErrnoToStatus(errno, "reserve addresses");
+  auto* begin = static_cast<uint8_t*>(address);
+  uint8_t* data = begin + (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  if (mmap(data, bytes, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    absl::Status status =
+        absl::ErrnoToStatus(errno, absl::StrCat("map ", bytes, " bytes of shared memory"));
+    munmap(address, reserved);
+    return status;
   }
-  return static_cast<uint8_t*>(data);
+  uint8_t* end = data + (bytes + kPage - 1) / kPage * kPage;
+  if (data > begin) munmap(begin, data - begin);
+  if (begin + reserved > end) munmap(end, begin + reserved - end);
+  return data;
 }
 
 }  // namespace
@@ -49,8 +65,6 @@ absl::StatusOr<SharedMemory> SharedMemory::Create(const std::string& name, uint6
   if (!data.ok()) return data.status();
   memory.data_ = *data;
   memory.size_bytes_ = bytes;
-  // A hint that the kernel may ignore: HugePageBytes() tells what came of it.
-  madvise(memory.data_, bytes, MADV_HUGEPAGE);
   return memory;
 }
 
@@ -89,13 +103,23 @@ SharedMemory::~SharedMemory() {
 }
 
 absl::Status SharedMemory::Populate(uint64_t begin, uint64_t end) {
-  // Reports a lack of memory (EFAULT for what would have been a SIGBUS) rather than raising it. Not
-  // fallocate: that knows no mapping, so it ignores MADV_HUGEPAGE and takes 4 KiB pages.
-  if (madvise(data_ + begin, end - begin, MADV_POPULATE_WRITE) != 0) {
-    return absl::ResourceExhaustedError(absl::StrCat("populate bytes ", begin, " to ", end,
+  // Reports a lack of memory (EFAULT for what would have been a SIGBUS) rather than raising it.
+  const auto fault_in = [this](uint64_t first, uint64_t last) {
+    if (madvise(data_ + first, last - first, MADV_POPULATE_WRITE) == 0) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat("populate bytes ", first, " to ", last,
                                                      " of shared memory: ", std::strerror(errno)));
+  };
+  // Whole huge pages first: a tenth of the time of 4 KiB pages, and reads and I/O are faster later.
+  // MADV_COLLAPSE works whatever shmem_enabled says, on what has one page at least; where it gives
+  // nothing (Linux before 6.1, memory too fragmented), 4 KiB pages follow.
+  const uint64_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uint64_t last = end / kHugePage * kHugePage;
+  for (uint64_t at = first; at < last; at += kHugePage) {
+    absl::Status seeded = fault_in(at, at + kPage);
+    if (!seeded.ok()) return seeded;
   }
-  return absl::OkStatus();
+  if (first < last) madvise(data_ + first, last - first, MADV_COLLAPSE);
+  return fault_in(begin, end);
 }
 
 absl::Status SharedMemory::SealFutureWrites() {

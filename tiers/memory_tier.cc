@@ -13,10 +13,10 @@ namespace terrace {
 namespace {
 
 // Small, because whoever found no room waits for the piece under way.
-constexpr uint64_t kPieceBytes = 4 << 20;
+constexpr uint64_t kPieceBytes = 8 << 20;
 constexpr uint64_t kPageBytes = 4096;
-// Between pieces that nobody waits for: about 200 MiB/s.
-constexpr std::chrono::milliseconds kPause{20};
+// After a piece that nobody waits for, in times of what it took: at most a fifth of a core.
+constexpr int kPauses = 4;
 
 }  // namespace
 
@@ -101,14 +101,17 @@ void MemoryTier::Grown(uint64_t bytes, absl::Status status) {
 
 void MemoryTier::GrowThread() {
   uint64_t populated = 0;
+  std::chrono::steady_clock::duration took{};
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     wake_.wait(lock, [&] { return stopping_ || thread_goal_ > populated; });
-    wake_.wait_for(lock, kPause, [&] { return stopping_ || hurry_to_ > populated; });
+    wake_.wait_for(lock, kPauses * took, [&] { return stopping_ || hurry_to_ > populated; });
     if (stopping_) return;
     const uint64_t begin = populated, end = std::min(begin + kPieceBytes, thread_goal_);
     lock.unlock();
+    const auto start = std::chrono::steady_clock::now();
     absl::Status status = memory_.Populate(begin, end);
+    took = std::chrono::steady_clock::now() - start;
     // Memory is short: do not sit on pages of a piece that will never be used.
     if (!status.ok()) status.Update(memory_.Discard(begin, end));
     post_([this, alive = alive_, bytes = end - begin, status] {

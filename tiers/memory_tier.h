@@ -2,8 +2,8 @@
 // One instance a tenant, so no client ever maps another tenant's bytes. A tier knows bytes, not
 // tokens. Loop thread, except that growth populates pages on a private thread.
 //
-// The memfd is created at full capacity but sparse. Pages are populated piece by piece, off the loop
-// and ahead of demand (a first touch costs ten times a copy); only populated ranges are ever
+// The memfd is created at full capacity but sparse. Pages are populated piece by piece, off the
+// loop and ahead of demand (a first touch costs ten times a copy); only populated ranges are ever
 // allocated. The first headroom is populated at full speed, and so is what somebody waits for; the
 // rest at a pace that leaves the cores to the engine.
 #pragma once
@@ -29,8 +29,8 @@ struct Extent {
 };
 
 struct MemoryTierOptions {
-  std::string name;             // of the memfd, for /proc
-  uint64_t capacity_bytes = 0;  // 4 KiB multiple
+  std::string name;                     // of the memfd, for /proc
+  uint64_t capacity_bytes = 0;          // 4 KiB multiple
   uint64_t headroom_bytes = 128 << 20;  // kept populated and free while capacity allows
 };
 
@@ -78,7 +78,7 @@ class MemoryTier {
   std::mutex mutex_;
   std::condition_variable wake_;
   uint64_t thread_goal_ = 0;
-  uint64_t hurry_to_ = 0;       // no pauses between pieces before this offset
+  uint64_t hurry_to_ = 0;  // no pauses between pieces before this offset
   bool stopping_ = false;
   std::thread thread_;
 };

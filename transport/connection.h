@@ -42,6 +42,8 @@ class Connection {
   virtual absl::Status Abort(absl::Span<const uint64_t> reservation_ids) = 0;
   virtual absl::StatusOr<AcquireReply> Acquire(uint32_t layout_id, absl::Span<const ObjectKey> keys,
                                                const AcquireOptions& options) = 0;
+  // Sent, not waited for: OK says nothing about the leases, which a daemon that fails to release
+  // them ends with their time. Calls keep their order.
   virtual absl::Status Release(absl::Span<const uint64_t> lease_ids) = 0;
   virtual absl::StatusOr<uint64_t> Renew(uint64_t lease_id, uint32_t ttl_ms) = 0;
   virtual absl::StatusOr<FlushReply> Flush() = 0;

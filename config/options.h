@@ -32,7 +32,7 @@ struct ServerSection {
 struct LimitsSection {
   uint64_t max_sessions = 256;
   uint64_t max_keys_per_call = 4096;
-  Size max_message_bytes = Size::Bytes(uint64_t{128} << 20);
+  Size max_message_bytes = Size::Bytes(uint64_t{64} << 20);
   uint64_t max_leases_per_session = 1024;
   uint64_t max_reservations_per_session = 1024;
   uint64_t max_layouts = 1024;
@@ -58,7 +58,7 @@ struct NvmeSection {
   std::string directory;  // empty until resolved: state_dir/nvme
   // Share of what its file system has free, counting what the tier itself already holds.
   Size capacity = Size::Percent(20);
-  Size segment_size = Size::Bytes(uint64_t{128} << 20);  // affects the stored format of new segments
+  Size segment_size = Size::Bytes(uint64_t{64} << 20);  // affects the stored format of new segments
   uint64_t queue_depth = 16;
   Size piece_size = Size::Bytes(uint64_t{1} << 20);
   Size max_pending_writes = Size::Bytes(uint64_t{256} << 20);

@@ -267,10 +267,8 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   entry.grain_count = item.grain_count;
   entry.tenant = session.tenant;
   entry.kind = layout.kind;
-  entry.host = std::make_unique<HostCopy>();
-  entry.host->extent = *extent;
+  entry.host = HostCopy::New(*extent, layout_id, layout.PartCount());
   entry.host->parent = item.parent;
-  entry.host->layout = layout_id;
 
   result.reservation_id = sessions_.NextId();
   result.offset = extent->offset;
@@ -304,7 +302,7 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
   }
   const ObjectId id = it->second;
   Entry& entry = catalog_.at(id);
-  const uint32_t parts = layouts_[entry.host->layout].PartCount();
+  const uint32_t parts = entry.host->part_count;
   const uint32_t filters = entry.grain_count > 1 ? entry.grain_count - 1 : 0;
   if (item.part_crcs.size() != parts) {
     return absl::InvalidArgumentError(absl::StrCat("part_crcs: ", item.part_crcs.size(),
@@ -314,9 +312,7 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
     return absl::InvalidArgumentError(
         absl::StrCat("grain_filters: ", item.grain_filters.size(), " given, expected ", filters));
   }
-  entry.host->part_count = parts;
-  entry.host->part_crcs = std::make_unique<uint32_t[]>(parts);
-  std::copy(item.part_crcs.begin(), item.part_crcs.end(), entry.host->part_crcs.get());
+  std::copy(item.part_crcs.begin(), item.part_crcs.end(), entry.host->part_crcs().begin());
   if (filters > 0) {
     entry.grain_filters = std::make_unique<uint32_t[]>(filters);
     std::copy(item.grain_filters.begin(), item.grain_filters.end(), entry.grain_filters.get());
@@ -416,8 +412,8 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
     tenants_[entry.tenant].host_policy->Touch(id);
     session.board.Publish(*slot, MakeReadyWord(ReadyState::kReady, entry.host->part_count));
     if (verify_ == VerifyMode::kAlways) {
-      result.part_crcs.assign(entry.host->part_crcs.get(),
-                              entry.host->part_crcs.get() + entry.host->part_count);
+      const auto crcs = entry.host->part_crcs();
+      result.part_crcs.assign(crcs.begin(), crcs.end());
     }
   } else {
     mover_.Join(id, {session.id, *slot});

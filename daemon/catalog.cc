@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <new>
 
 namespace terrace {
 
@@ -25,6 +26,13 @@ uint32_t SharedGrains(const Entry& entry, absl::Span<const ObjectKey> query) {
 }
 
 }  // namespace
+
+HostCopy::Ptr HostCopy::New(const Extent& extent, uint32_t layout, uint32_t part_count) {
+  void* memory = ::operator new(sizeof(HostCopy) + part_count * sizeof(uint32_t));
+  Ptr copy(new (memory) HostCopy{extent, {}, layout, part_count, 0, 0});
+  std::fill_n(copy->part_crcs().begin(), part_count, 0);
+  return copy;
+}
 
 Catalog::Catalog()
     : by_key_(0, KeyHash{this}, KeyEqual{this}),

@@ -29,21 +29,32 @@ enum class EntryState : uint8_t {
   kDead,      // removed while leased: not in the index, freed with its last lease
 };
 
-// The copy in the tenant's arena. Exists from Reserve, or from the start of a promotion.
+// The copy in the tenant's arena. Exists from Reserve, or from the start of a promotion. One piece
+// of memory with the checksums of its parts at the end.
 struct HostCopy {
+  struct Delete {
+    void operator()(HostCopy* copy) const { ::operator delete(copy); }
+  };
+  using Ptr = std::unique_ptr<HostCopy, Delete>;
+  static Ptr New(const Extent& extent, uint32_t layout, uint32_t part_count);
+
   Extent extent;
   ObjectKey parent;
-  uint32_t layout = 0;   // of the session that stored or first loaded it
-  std::unique_ptr<uint32_t[]> part_crcs;
-  uint32_t part_count = 0;
-  bool ready = false;    // every part is there and checked
-  bool writing = false;  // the NVMe tier is reading it: must not move
+  uint32_t layout;          // of the session that stored or first loaded it
+  uint32_t part_count : 30;
+  uint32_t ready : 1;       // every part is there and checked
+  uint32_t writing : 1;     // the NVMe tier is reading it: must not move
+
+  absl::Span<uint32_t> part_crcs() { return {reinterpret_cast<uint32_t*>(this + 1), part_count}; }
+  absl::Span<const uint32_t> part_crcs() const {
+    return {reinterpret_cast<const uint32_t*>(this + 1), part_count};
+  }
 };
 
 struct Entry {
   ObjectKey key;
   uint64_t parent_head = 0;             // ObjectKey::Head64 of the parent; 0 = none
-  std::unique_ptr<HostCopy> host;
+  HostCopy::Ptr host;
   std::unique_ptr<uint32_t[]> grain_filters;  // grain_count - 1 entries
   uint32_t payload_units = 0;           // of 64 bytes
   uint32_t fingerprint = 0;             // Catalog::fingerprint()
@@ -55,9 +66,9 @@ struct Entry {
   uint16_t grain_count = 0;
   uint16_t tenant = 0;                  // index into the tenant table
   ObjectKind kind = ObjectKind::kKv;
-  EntryState state = EntryState::kFree;
-  bool pinned = false;
-  bool queued = false;                  // waits for write-behind
+  EntryState state : 4 = EntryState::kFree;
+  bool pinned : 1 = false;
+  bool queued : 1 = false;              // waits for write-behind
 
   uint64_t payload_bytes() const { return uint64_t{payload_units} * kPartAlignment; }
   bool visible() const { return state == EntryState::kVisible; }

@@ -40,7 +40,7 @@ RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const Obje
   for (const PartSpan& part : layout.Parts(entry.token_count, entry.grain_count)) {
     meta.part_ends.push_back(part.offset + part.bytes);
   }
-  meta.part_crcs.assign(host.part_crcs.get(), host.part_crcs.get() + host.part_count);
+  meta.part_crcs.assign(host.part_crcs().begin(), host.part_crcs().end());
   return meta;
 }
 
@@ -234,9 +234,7 @@ absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, u
     if (!tenants_[entry.tenant].host->growing()) retry_after_ms = 0;
     return extent.status();
   }
-  entry.host = std::make_unique<HostCopy>();
-  entry.host->extent = *extent;
-  entry.host->layout = layout;
+  entry.host = HostCopy::New(*extent, layout, layouts_[layout].PartCount());
   loading_[id];
   loading_bytes_ += entry.payload_bytes();
 
@@ -277,13 +275,17 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
   const Loading loading = std::move(loading_[id]);
   loading_.erase(id);
   loading_bytes_ -= entry.payload_bytes();
+  if (meta.ok() && meta->part_crcs.size() != entry.host->part_count) {
+    nvme_->Erase(entry.record);
+    meta = absl::DataLossError(absl::StrCat(entry.key.ToHex(), ": its record has ",
+                                            meta->part_crcs.size(), " parts, its layout ",
+                                            uint32_t{entry.host->part_count}));
+  }
   uint32_t word;
   if (meta.ok()) {
     HostCopy& host = *entry.host;
     host.parent = meta->parent;
-    host.part_count = meta->part_crcs.size();
-    host.part_crcs = std::make_unique<uint32_t[]>(host.part_count);
-    std::copy(meta->part_crcs.begin(), meta->part_crcs.end(), host.part_crcs.get());
+    std::copy(meta->part_crcs.begin(), meta->part_crcs.end(), host.part_crcs().begin());
     host.ready = true;
     metrics_.promoted_bytes += entry.payload_bytes();
     Tenant& tenant = tenants_[entry.tenant];
@@ -362,7 +364,7 @@ bool Mover::HostCopyChecks(const Entry& entry) const {
   const uint8_t* payload = tenants_[entry.tenant].host->At(host.extent);
   const auto parts = layouts_[host.layout].Parts(entry.token_count, entry.grain_count);
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (kernels::Crc32c(payload + parts[i].offset, parts[i].bytes) != host.part_crcs[i]) {
+    if (kernels::Crc32c(payload + parts[i].offset, parts[i].bytes) != host.part_crcs()[i]) {
       return false;
     }
   }

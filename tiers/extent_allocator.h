@@ -6,8 +6,8 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <optional>
-#include <vector>
 
 namespace terrace {
 
@@ -61,7 +61,7 @@ class ExtentAllocator {
   uint32_t NewBlock();
   void DropBlock(uint32_t block);
 
-  std::vector<Block> blocks_;
+  std::deque<Block> blocks_;  // grows without moving or doubling
   uint32_t unused_ = kNone;  // free slots of blocks_
   uint32_t last_ = kNone;    // the block at the end of the range
   std::array<std::array<uint32_t, kSecond>, kFirst> heads_;

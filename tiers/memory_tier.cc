@@ -65,7 +65,7 @@ absl::StatusOr<Extent> MemoryTier::Allocate(uint64_t bytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no free run of ", bytes, " bytes in the host tier"));
   }
-  return Extent{allocation->offset, bytes, allocation->block};
+  return Extent{allocation->offset, allocation->block};
 }
 
 void MemoryTier::Free(const Extent& extent) { allocator_.Free(extent.block); }

@@ -24,7 +24,6 @@ namespace terrace {
 
 struct Extent {
   uint64_t offset = 0;
-  uint64_t bytes = 0;  // as asked for, not rounded
   uint32_t block = 0;  // the allocator's name for it
 };
 

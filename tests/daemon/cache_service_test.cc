@@ -108,7 +108,7 @@ class CacheServiceTest : public ::testing::Test {
   }
 
   uint8_t* Memory(SessionId, uint64_t offset) {
-    return tenants_[0].host->At(Extent{offset, 1});
+    return tenants_[0].host->At(Extent{offset});
   }
 
   // Acquires, waiting while the arena grows.

@@ -1,6 +1,6 @@
-#include <vector>
-
 #include "tiers/eviction/policy.h"
+
+#include <deque>
 
 namespace terrace {
 
@@ -62,7 +62,7 @@ class LruPolicy final : public EvictionPolicy {
     links_[id] = kUntracked;
   }
 
-  std::vector<Link> links_;
+  std::deque<Link> links_;  // grows without moving or doubling
   PolicyId oldest_ = kNone, newest_ = kNone;
 };
 

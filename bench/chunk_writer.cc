@@ -87,9 +87,7 @@ CommitItem ChunkWriter::Write(const ChunkKeys& chunk, const ReserveResult& reser
   CommitItem item;
   item.reservation_id = reservation.reservation_id;
   for (size_t i = 0; i + 1 < kChunkGrains; ++i) {
-    uint32_t filter;
-    std::memcpy(&filter, chunk.grains[i].bytes.data(), sizeof filter);
-    item.grain_filters.push_back(filter);
+    item.grain_filters.push_back(FilterOf(chunk.grains[i]));
   }
   uint8_t* payload = segment_.data() + reservation.offset;
   const std::vector<PartSpan> parts = layout_.Parts(kTinyTokens, kChunkGrains);

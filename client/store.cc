@@ -203,11 +203,7 @@ CommitItem StoreOperation::State::Seal(WrittenChunk& chunk) const {
         kernels::Crc32c(chunk.payload + chunk.parts[part].offset, chunk.parts[part].bytes);
   }
   item.part_crcs = chunk.crcs;
-  for (const ObjectKey& grain : identity) {
-    uint32_t filter;
-    std::memcpy(&filter, grain.bytes.data(), sizeof filter);
-    item.grain_filters.push_back(filter);
-  }
+  for (const ObjectKey& grain : identity) item.grain_filters.push_back(FilterOf(grain));
   return item;
 }
 

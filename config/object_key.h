@@ -42,6 +42,14 @@ struct ObjectKey {
 };
 static_assert(sizeof(ObjectKey) == 32);
 
+// What a catalog keeps of the grain keys inside an object, to find how much of a prompt it shares:
+// the first two bytes. One match in 65,536 is by chance, so the whole keys, which lie in the
+// object's identity part, are compared before its bytes are used.
+using GrainFilter = uint16_t;
+inline GrainFilter FilterOf(const ObjectKey& grain) {
+  return static_cast<GrainFilter>(grain.bytes[0] | grain.bytes[1] << 8);
+}
+
 // A tenant's secret: equal prompts of two tenants share no key.
 using Salt = std::array<uint8_t, 32>;
 // What must be equal for bytes to be interchangeable: see KvGeometry::ModelFingerprint.

@@ -314,7 +314,7 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
   }
   std::copy(item.part_crcs.begin(), item.part_crcs.end(), entry.host->part_crcs().begin());
   if (filters > 0) {
-    entry.grain_filters = std::make_unique<uint32_t[]>(filters);
+    entry.grain_filters = std::make_unique<GrainFilter[]>(filters);
     std::copy(item.grain_filters.begin(), item.grain_filters.end(), entry.grain_filters.get());
   }
   session.reservations.erase(it);

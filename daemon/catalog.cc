@@ -9,12 +9,6 @@ namespace terrace {
 
 namespace {
 
-uint32_t FilterOf(const ObjectKey& key) {
-  uint32_t filter;
-  std::memcpy(&filter, key.bytes.data(), sizeof filter);
-  return filter;
-}
-
 // Leading grains of `query` that the entry holds. The entry's last grain is its own key.
 uint32_t SharedGrains(const Entry& entry, absl::Span<const ObjectKey> query) {
   const uint32_t limit = std::min<uint32_t>(entry.grain_count, query.size());

@@ -55,7 +55,7 @@ struct Entry {
   ObjectKey key;
   uint64_t parent_head = 0;             // ObjectKey::Head64 of the parent; 0 = none
   HostCopy::Ptr host;
-  std::unique_ptr<uint32_t[]> grain_filters;  // grain_count - 1 entries
+  std::unique_ptr<GrainFilter[]> grain_filters;  // grain_count - 1 entries
   uint32_t payload_units = 0;           // of 64 bytes
   uint32_t fingerprint = 0;             // Catalog::fingerprint()
   uint32_t cost_us = 0;

@@ -88,7 +88,7 @@ void Mover::Recover() {
     entry.pinned = (meta.flags & kRecordPinned) != 0;
     if (meta.grain_count > 1) {
       const uint32_t filters = meta.grain_count - 1;
-      entry.grain_filters = std::make_unique<uint32_t[]>(filters);
+      entry.grain_filters = std::make_unique<GrainFilter[]>(filters);
       const uint32_t known = std::min<uint32_t>(filters, meta.grain_filters.size());
       std::copy_n(meta.grain_filters.begin(), known, entry.grain_filters.get());
     }

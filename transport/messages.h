@@ -101,8 +101,8 @@ struct ReserveResult {
 struct CommitItem {
   uint64_t reservation_id = 0;
   std::vector<uint32_t> part_crcs;      // PartCount() entries, CRC32C of each part
-  std::vector<uint32_t> grain_filters;  // first 4 bytes (little-endian) of grain keys
-                                        // 1 .. grain_count-1; empty when grain_count <= 1
+  std::vector<GrainFilter> grain_filters;  // of grain keys 1 .. grain_count-1; empty when
+                                           // grain_count <= 1
 };
 
 struct AcquireOptions {

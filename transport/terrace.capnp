@@ -94,7 +94,7 @@ struct ReserveResult {
 struct CommitItem {
   reservationId @0 :UInt64;
   partCrcs @1 :List(UInt32);
-  grainFilters @2 :List(UInt32);
+  grainFilters @2 :List(UInt16);
 }
 
 struct AcquireResult {

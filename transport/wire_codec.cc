@@ -41,8 +41,9 @@ absl::Status BadReply(const char* field) {
   return absl::InternalError(absl::StrCat("reply of terraced: ", field, " is malformed"));
 }
 
-absl::Status ReadU32List(capnp::List<uint32_t>::Reader list, const char* field, uint32_t max_count,
-                         std::vector<uint32_t>& out) {
+template <typename T>
+absl::Status ReadList(typename capnp::List<T>::Reader list, const char* field, uint32_t max_count,
+                      std::vector<T>& out) {
   if (list.size() > max_count) {
     return absl::InvalidArgumentError(
         absl::StrCat(field, ": ", list.size(), " entries, at most ", max_count));
@@ -52,8 +53,8 @@ absl::Status ReadU32List(capnp::List<uint32_t>::Reader list, const char* field, 
   return absl::OkStatus();
 }
 
-template <typename List>
-void FillU32List(const std::vector<uint32_t>& values, List out) {
+template <typename T, typename List>
+void FillList(const std::vector<T>& values, List out) {
   for (size_t i = 0; i < values.size(); ++i) out.set(i, values[i]);
 }
 
@@ -138,7 +139,7 @@ absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, Obje
     return absl::InvalidArgumentError(absl::StrCat("kind: ", params.getKind(), " is unknown"));
   }
   layout.kind = static_cast<ObjectKind>(params.getKind());
-  const absl::Status parts = ReadU32List(params.getPartBytesPerToken(), "part_bytes_per_token",
+  const absl::Status parts = ReadList(params.getPartBytesPerToken(), "part_bytes_per_token",
                                          kMaxParts - 1, layout.part_bytes_per_token);
   return parts.ok() ? layout.Validate() : parts;
 }
@@ -172,9 +173,9 @@ absl::Status ReadCommit(wire::Session::CommitParams::Reader params, const WireLi
     CommitItem& item = items[i];
     item.reservation_id = in.getReservationId();
     absl::Status status =
-        ReadU32List(in.getPartCrcs(), "items.part_crcs", kMaxParts, item.part_crcs);
+        ReadList(in.getPartCrcs(), "items.part_crcs", kMaxParts, item.part_crcs);
     if (!status.ok()) return status;
-    status = ReadU32List(in.getGrainFilters(), "items.grain_filters",
+    status = ReadList(in.getGrainFilters(), "items.grain_filters",
                          kMaxChunkTokens / kGrainTokens, item.grain_filters);
     if (!status.ok()) return status;
   }
@@ -210,7 +211,7 @@ void WriteHello(const ClientHello& hello, wire::Terrace::HelloParams::Builder pa
 void WriteLayout(const ObjectLayout& layout, wire::Session::RegisterLayoutParams::Builder params) {
   params.setFingerprint(AsData(layout.fingerprint.data(), layout.fingerprint.size()));
   params.setKind(static_cast<uint8_t>(layout.kind));
-  FillU32List(layout.part_bytes_per_token,
+  FillList(layout.part_bytes_per_token,
               params.initPartBytesPerToken(layout.part_bytes_per_token.size()));
 }
 
@@ -232,7 +233,7 @@ void WriteReserve(absl::Span<const ReserveItem> items,
 uint64_t CommitWords(absl::Span<const CommitItem> items) {
   uint64_t words = 16;
   for (const CommitItem& item : items) {
-    words += 5 + item.part_crcs.size() / 2 + item.grain_filters.size() / 2;
+    words += 5 + item.part_crcs.size() / 2 + item.grain_filters.size() / 4;
   }
   return words;
 }
@@ -242,9 +243,9 @@ void WriteCommit(absl::Span<const CommitItem> items, wire::Session::CommitParams
   for (size_t i = 0; i < items.size(); ++i) {
     auto out = list[i];
     out.setReservationId(items[i].reservation_id);
-    FillU32List(items[i].part_crcs, out.initPartCrcs(items[i].part_crcs.size()));
+    FillList(items[i].part_crcs, out.initPartCrcs(items[i].part_crcs.size()));
     if (!items[i].grain_filters.empty()) {
-      FillU32List(items[i].grain_filters, out.initGrainFilters(items[i].grain_filters.size()));
+      FillList(items[i].grain_filters, out.initGrainFilters(items[i].grain_filters.size()));
     }
   }
 }
@@ -371,7 +372,7 @@ void WriteAcquire(const AcquireReply& reply, wire::AcquireReply::Builder out) {
     result.setSource(static_cast<uint8_t>(from.source));
     result.setRetryAfterMs(from.retry_after_ms);
     if (!from.part_crcs.empty()) {
-      FillU32List(from.part_crcs, result.initPartCrcs(from.part_crcs.size()));
+      FillList(from.part_crcs, result.initPartCrcs(from.part_crcs.size()));
     }
   }
 }
@@ -394,7 +395,7 @@ absl::Status ReadAcquire(wire::AcquireReply::Reader in, size_t count, AcquireRep
     if (!KnownTier(from.getSource())) return BadReply("results.source");
     result.source = static_cast<TierId>(from.getSource());
     result.retry_after_ms = from.getRetryAfterMs();
-    if (!ReadU32List(from.getPartCrcs(), "part_crcs", kMaxParts, result.part_crcs).ok()) {
+    if (!ReadList(from.getPartCrcs(), "part_crcs", kMaxParts, result.part_crcs).ok()) {
       return BadReply("results.part_crcs");
     }
   }

@@ -26,9 +26,9 @@ ObjectId Add(Catalog& catalog, const ObjectKey& parent, const std::vector<Object
   entry.grain_count = grains.size();
   entry.token_count = grains.size() * kGrainTokens;
   if (grains.size() > 1) {
-    entry.grain_filters = std::make_unique<uint32_t[]>(grains.size() - 1);
+    entry.grain_filters = std::make_unique<GrainFilter[]>(grains.size() - 1);
     for (size_t i = 0; i + 1 < grains.size(); ++i) {
-      std::memcpy(&entry.grain_filters[i], grains[i].bytes.data(), 4);
+      entry.grain_filters[i] = FilterOf(grains[i]);
     }
   }
   catalog.LinkToParent(id);

@@ -49,9 +49,9 @@ struct RecordMeta {
   uint32_t grain_count = 0;
   uint32_t cost_us = 0;
   uint64_t payload_bytes = 0;
-  // First 4 bytes of the keys of grains 1 .. grain_count-1: a filter for partial matches, kept in
-  // memory by the catalog. In the RocksDB row too.
-  std::vector<uint32_t> grain_filters;
+  // Of grains 1 .. grain_count-1, for partial matches: kept in memory by the catalog, and in the
+  // RocksDB row.
+  std::vector<GrainFilter> grain_filters;
   // Header only, not in the RocksDB row: empty in ForEachRecord.
   std::vector<uint64_t> part_ends;  // exclusive end of each part, ascending, last <= payload_bytes
   std::vector<uint32_t> part_crcs;  // CRC32C of each part (padding between parts is not covered)

@@ -263,7 +263,7 @@ absl::StatusOr<RecordHeader> DecodeRecordHeader(ConstBlock block) {
 
 std::string EncodeRow(const IndexRow& row) {
   const RecordMeta& meta = row.meta;
-  std::string value(kRowFiltersAt + meta.grain_filters.size() * sizeof(uint32_t), '\0');
+  std::string value(kRowFiltersAt + meta.grain_filters.size() * sizeof(GrainFilter), '\0');
   auto* to = reinterpret_cast<uint8_t*>(value.data());
   Put(to + kRowMajorAt, kFormatMajor);
   Put(to + kRowFilterCountAt, static_cast<uint16_t>(meta.grain_filters.size()));
@@ -271,7 +271,7 @@ std::string EncodeRow(const IndexRow& row) {
   Put(to + kRowSequenceAt, row.sequence);
   PutObject(to + kRowObjectAt, meta);
   for (size_t i = 0; i < meta.grain_filters.size(); ++i) {
-    Put(to + kRowFiltersAt + i * sizeof(uint32_t), meta.grain_filters[i]);
+    Put(to + kRowFiltersAt + i * sizeof(GrainFilter), meta.grain_filters[i]);
   }
   Put(to + kRowCrcAt, CrcWithoutField({to, value.size()}, kRowCrcAt));
   return value;
@@ -285,7 +285,7 @@ absl::StatusOr<IndexRow> DecodeRow(std::string_view value) {
   const uint16_t major = Get<uint16_t>(from + kRowMajorAt);
   if (major != kFormatMajor) return absl::DataLossError(absl::StrCat("index row version ", major));
   const size_t filters = Get<uint16_t>(from + kRowFilterCountAt);
-  if (value.size() != kRowFiltersAt + filters * sizeof(uint32_t)) {
+  if (value.size() != kRowFiltersAt + filters * sizeof(GrainFilter)) {
     return absl::DataLossError(
         absl::StrCat("index row of ", value.size(), " bytes for ", filters, " grain filters"));
   }
@@ -302,7 +302,7 @@ absl::StatusOr<IndexRow> DecodeRow(std::string_view value) {
                                             row.meta.grain_count, " grains"));
   }
   row.meta.grain_filters.resize(filters);
-  std::memcpy(row.meta.grain_filters.data(), from + kRowFiltersAt, filters * sizeof(uint32_t));
+  std::memcpy(row.meta.grain_filters.data(), from + kRowFiltersAt, filters * sizeof(GrainFilter));
   return row;
 }
 
@@ -366,12 +366,12 @@ uint64_t RecordBytes(uint64_t payload_bytes) {
   return kBlockBytes + AlignUp(payload_bytes, kBlockBytes);
 }
 
-std::vector<uint32_t> GrainFilters(const RecordMeta& meta, const uint8_t* payload) {
-  std::vector<uint32_t> filters;
+std::vector<GrainFilter> GrainFilters(const RecordMeta& meta, const uint8_t* payload) {
+  std::vector<GrainFilter> filters;
   const uint64_t identity_bytes = IdentityBytes(meta.grain_count);
   if (meta.part_ends.empty() || meta.part_ends[0] != identity_bytes) return filters;
   for (uint64_t at = 0; at < identity_bytes; at += sizeof(ObjectKey)) {
-    filters.push_back(Get<uint32_t>(payload + at));
+    filters.push_back(Get<GrainFilter>(payload + at));
   }
   return filters;
 }

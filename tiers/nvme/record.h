@@ -85,6 +85,6 @@ uint64_t RecordBytes(uint64_t payload_bytes);
 
 // The grain filters of an object, from the identity part its payload begins with. Empty when the
 // record's part 0 is not the identity part of its grain_count.
-std::vector<uint32_t> GrainFilters(const RecordMeta& meta, const uint8_t* payload);
+std::vector<GrainFilter> GrainFilters(const RecordMeta& meta, const uint8_t* payload);
 
 }  // namespace terrace::nvme

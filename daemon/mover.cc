@@ -13,7 +13,6 @@ namespace terrace {
 
 namespace {
 
-constexpr uint8_t kRecordPinned = 1;
 constexpr uint32_t kGrowRetryMs = 2;
 constexpr uint32_t kWriteRetryMs = 10;
 // Assumed until the first reads have been measured: a modest SATA-class device.
@@ -212,6 +211,7 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
     metrics_.durable_bytes += entry.payload_bytes();
     if (entry.visible()) {
       entry.record = *record;
+      nvme_->SetPinned(*record, entry.pinned);  // it may have changed meanwhile
     } else {
       nvme_->Erase(*record);  // removed while it was written
     }
@@ -423,6 +423,10 @@ void Mover::RecordLost(const ObjectKey& key) {
   ReleaseIfGone(id);
 }
 
-void Mover::SetPinned(ObjectId id, bool pinned) { catalog_.at(id).pinned = pinned; }
+void Mover::SetPinned(ObjectId id, bool pinned) {
+  Entry& entry = catalog_.at(id);
+  entry.pinned = pinned;
+  if (entry.record != kNoRecord) nvme_->SetPinned(entry.record, pinned);
+}
 
 }  // namespace terrace

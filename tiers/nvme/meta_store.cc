@@ -113,6 +113,14 @@ absl::Status MetaStore::ForEachRow(
   return FromRocks(rows->status(), "read");
 }
 
+absl::StatusOr<std::string> MetaStore::Get(const RowKey& key) const {
+  std::string value;
+  const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), EncodeRowKey(key), &value);
+  if (status.IsNotFound()) return absl::NotFoundError("index: no such row");
+  if (!status.ok()) return FromRocks(status, "read");
+  return value;
+}
+
 absl::Status MetaStore::Write(MetaBatch batch, bool durable) {
   // After a full disk RocksDB refuses writes until it is told to try again.
   if (failed_) {

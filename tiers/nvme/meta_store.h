@@ -52,6 +52,8 @@ class MetaStore {
   // Visits all rows in order of their keys. DataLoss when a block of the database does not check.
   absl::Status ForEachRow(
       absl::FunctionRef<void(std::string_view key, std::string_view value)> visit) const;
+  // The value of one row. NotFound when there is none, DataLoss when it cannot be read.
+  absl::StatusOr<std::string> Get(const RowKey& key) const;
   // `durable`: returns once it would survive a power cut. ResourceExhausted when the disk is full.
   absl::Status Write(MetaBatch batch, bool durable);
 

@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/buffer.h"
+#include "spdlog/spdlog.h"
 #include "tiers/nvme/io_ring.h"
 #include "tiers/nvme/meta_store.h"
 #include "tiers/nvme/meta_thread.h"
@@ -81,6 +82,19 @@ absl::Status RaiseDescriptorLimit(const NvmeOptions& options) {
   return absl::OkStatus();
 }
 
+// Meta thread. The row is the authority for flags; the record's header keeps those it was written
+// with.
+absl::Status RewriteFlags(nvme::MetaStore& store, const RowKey& place, uint8_t flags) {
+  absl::StatusOr<std::string> value = store.Get(place);
+  if (!value.ok()) return value.status();
+  absl::StatusOr<IndexRow> row = nvme::DecodeRow(*value);
+  if (!row.ok()) return row.status();
+  row->meta.flags = flags;
+  nvme::MetaBatch batch;
+  batch.Put(place, nvme::EncodeRow(*row));
+  return store.Write(std::move(batch), true);
+}
+
 }  // namespace
 
 // All state of the tier. Its methods run on the loop thread unless they say otherwise.
@@ -95,6 +109,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void Read(ReadRequest request);
   void Erase(RecordId id);
   void Touch(RecordId id);
+  void SetPinned(RecordId id, bool pinned);
   NvmeStats Stats() const;
 
   std::function<void(RecordId, const ObjectKey&)> on_dropped;
@@ -498,6 +513,21 @@ void NvmeTier::Impl::Touch(RecordId id) {
   if (Segment* segment = segments_->Find(record->segment_id)) segments_->Use(*segment);
 }
 
+void NvmeTier::Impl::SetPinned(RecordId id, bool pinned) {
+  const RecordIndex::Record* record = index_.Find(id);
+  if (record == nullptr || (record->pinned != 0) == pinned || stopped_) return;
+  const RowKey place{record->segment_id, record->offset()};
+  index_.SetPinned(id, pinned);
+  if (Segment* segment = segments_->Find(place.segment_id)) segment->pinned += pinned ? 1 : -1;
+  meta_->Run([place, pinned](nvme::MetaStore& store) {
+    absl::Status status = RewriteFlags(store, place, pinned ? kRecordPinned : 0);
+    // NotFound: erased meanwhile.
+    if (!status.ok() && !absl::IsNotFound(status)) {
+      spdlog::warn("nvme index: a pin was not written: {}", status.ToString());
+    }
+  });
+}
+
 NvmeStats NvmeTier::Impl::Stats() const {
   NvmeStats stats = stats_;
   stats.capacity_bytes = options_.capacity_bytes;
@@ -532,6 +562,7 @@ void NvmeTier::OnDropped(std::function<void(RecordId, const ObjectKey&)> callbac
   impl_->on_dropped = std::move(callback);
 }
 void NvmeTier::Touch(RecordId record) { impl_->Touch(record); }
+void NvmeTier::SetPinned(RecordId record, bool pinned) { impl_->SetPinned(record, pinned); }
 NvmeStats NvmeTier::Stats() const { return impl_->Stats(); }
 
 }  // namespace terrace

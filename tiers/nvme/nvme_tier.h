@@ -37,13 +37,15 @@ struct NvmeOptions {
   uint64_t max_pending_write_bytes = 256 << 20;  // more queued than this: writes are rejected
 };
 
+inline constexpr uint8_t kRecordPinned = 1;  // of RecordMeta::flags
+
 // Everything a record says about its object; stored in its header, returned at recovery.
 struct RecordMeta {
   ObjectKey key;
   ObjectKey parent;  // zero when none
   Fingerprint fingerprint{};
   ObjectKind kind = ObjectKind::kKv;
-  uint8_t flags = 0;       // bit 0: pinned
+  uint8_t flags = 0;       // kRecordPinned
   uint32_t tenant_id = 0;  // stable hash of the tenant's name
   uint32_t token_count = 0;
   uint32_t grain_count = 0;
@@ -116,6 +118,8 @@ class NvmeTier {
   void OnDropped(std::function<void(RecordId, const ObjectKey&)> callback);
   // A hint for reclamation: the record was used.
   void Touch(RecordId record);
+  // A pinned record is not reclaimed. Remembered across restarts, once the index has been written.
+  void SetPinned(RecordId record, bool pinned);
 
   NvmeStats Stats() const;
 

@@ -224,7 +224,7 @@ void EncodeRecordHeader(const RecordHeader& header, Block block) {
   PutObject(to + kObjectAt, meta);
   for (size_t i = 0; i < meta.part_ends.size(); ++i) {
     uint8_t* entry = to + kPartTableAt + i * kPartEntryBytes;
-    Put(entry, static_cast<uint32_t>(meta.part_ends[i]));  // modulo 2^32: see the decoder
+    Put(entry, static_cast<uint32_t>(meta.part_ends[i]));  // kMaxPayloadBytes fits
     Put(entry + 4, meta.part_crcs[i]);
   }
   SealBlock(block);
@@ -250,10 +250,7 @@ absl::StatusOr<RecordHeader> DecodeRecordHeader(ConstBlock block) {
   meta.part_crcs.reserve(parts);
   for (size_t i = 0; i < parts; ++i) {
     const uint8_t* entry = from + kPartTableAt + i * kPartEntryBytes;
-    uint64_t end = Get<uint32_t>(entry);
-    // Ends ascend, so a zero after a part that holds bytes is 2^32, the largest payload there is.
-    if (end == 0 && i > 0 && meta.part_ends.back() > 0) end = uint64_t{1} << 32;
-    meta.part_ends.push_back(end);
+    meta.part_ends.push_back(Get<uint32_t>(entry));
     meta.part_crcs.push_back(Get<uint32_t>(entry + 4));
   }
   status = AsDataLoss(CheckMeta(meta));

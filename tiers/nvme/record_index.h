@@ -34,7 +34,7 @@ class RecordIndex {
     record.segment_id = place.segment_id;
     record.offset_blocks = static_cast<uint32_t>(place.offset / kBlockBytes);
     record.payload_units = static_cast<uint32_t>(meta.payload_bytes / kPartAlignment);
-    record.pinned = meta.flags & kPinnedFlag;
+    record.pinned = meta.flags & kRecordPinned;
     record.live = 1;
     ++size_;
     if (free_ == kNoRecord) {
@@ -53,6 +53,8 @@ class RecordIndex {
   }
 
   // Requires a live id.
+  void SetPinned(RecordId id, bool pinned) { records_[id].pinned = pinned; }
+  // Requires a live id.
   void Remove(RecordId id) {
     records_[id] = Record();
     records_[id].segment_id = free_;
@@ -63,7 +65,6 @@ class RecordIndex {
   uint64_t size() const { return size_; }
 
  private:
-  static constexpr uint8_t kPinnedFlag = 1;
   std::deque<Record> records_;  // grows without copying
   RecordId free_ = kNoRecord;   // head of the free list, linked through segment_id
   uint64_t size_ = 0;

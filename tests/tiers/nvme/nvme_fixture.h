@@ -76,9 +76,9 @@ inline TestObject MakeObject(uint64_t seed, uint32_t parts, uint64_t part_bytes)
     begin = AlignUp(part_end, kPartAlignment);
   }
   for (uint32_t grain = 0; grain + 1 < meta.grain_count; ++grain) {
-    uint32_t filter;
-    std::memcpy(&filter, object.payload.data() + grain * sizeof(ObjectKey), sizeof filter);
-    meta.grain_filters.push_back(filter);
+    ObjectKey key;
+    std::memcpy(key.bytes.data(), object.payload.data() + grain * sizeof key, sizeof key);
+    meta.grain_filters.push_back(FilterOf(key));
   }
   return object;
 }

@@ -298,8 +298,10 @@ absl::StatusOr<IndexRow> DecodeRow(std::string_view value) {
     return absl::DataLossError(absl::StrCat("index row: ", filters, " grain filters for ",
                                             row.meta.grain_count, " grains"));
   }
-  row.meta.grain_filters.resize(filters);
-  std::memcpy(row.meta.grain_filters.data(), from + kRowFiltersAt, filters * sizeof(GrainFilter));
+  for (size_t i = 0; i < filters; ++i) {
+    row.meta.grain_filters.push_back(
+        Get<GrainFilter>(from + kRowFiltersAt + i * sizeof(GrainFilter)));
+  }
   return row;
 }
 

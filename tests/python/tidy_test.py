@@ -374,3 +374,12 @@ def test_an_exception_needs_a_reason():
         read_exceptions("daemon/a.cc big\n")
     assert read_exceptions("# comment\n\na.cc:F one table of keys\n") == {
         "a.cc:F": "one table of keys"}
+
+
+def test_readme_shows_code_that_the_tests_run():
+    examples = [(ROOT / "examples" / name).read_text()
+                for name in ("cpp_prefix_cache.cc", "python_prefix_cache.py")]
+    blocks = re.findall(r"```(?:cpp|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) >= 3
+    for block in blocks:
+        assert any(block in example for example in examples), block

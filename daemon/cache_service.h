@@ -60,7 +60,6 @@ class CacheService final : public Service {
   absl::StatusOr<VerifyReply> Verify(SessionId session, uint64_t cursor) override;
 
  private:
-
   absl::StatusOr<uint16_t> TenantOf(const PeerCredentials& peer, const std::string& wanted) const;
   absl::StatusOr<Session*> Get(SessionId session, const char* call);
   absl::StatusOr<const ObjectLayout*> GetLayout(uint32_t layout_id) const;

@@ -40,10 +40,10 @@ struct HostCopy {
 
   Extent extent;
   ObjectKey parent;
-  uint32_t layout;          // of the session that stored or first loaded it
+  uint32_t layout;  // of the session that stored or first loaded it
   uint32_t part_count : 30;
-  uint32_t ready : 1;       // every part is there and checked
-  uint32_t writing : 1;     // the NVMe tier is reading it: must not move
+  uint32_t ready : 1;    // every part is there and checked
+  uint32_t writing : 1;  // the NVMe tier is reading it: must not move
 
   absl::Span<uint32_t> part_crcs() { return {reinterpret_cast<uint32_t*>(this + 1), part_count}; }
   absl::Span<const uint32_t> part_crcs() const {
@@ -53,22 +53,22 @@ struct HostCopy {
 
 struct Entry {
   ObjectKey key;
-  uint64_t parent_head = 0;             // ObjectKey::Head64 of the parent; 0 = none
+  uint64_t parent_head = 0;  // ObjectKey::Head64 of the parent; 0 = none
   HostCopy::Ptr host;
   std::unique_ptr<GrainFilter[]> grain_filters;  // grain_count - 1 entries
-  uint32_t payload_units = 0;           // of 64 bytes
-  uint32_t fingerprint = 0;             // Catalog::fingerprint()
+  uint32_t payload_units = 0;                    // of 64 bytes
+  uint32_t fingerprint = 0;                      // Catalog::fingerprint()
   uint32_t cost_us = 0;
   RecordId record = kNoRecord;
-  ObjectId next_sibling = kNoObject;    // children of the same parent
+  ObjectId next_sibling = kNoObject;  // children of the same parent
   uint32_t lease_count = 0;
   uint16_t token_count = 0;
   uint16_t grain_count = 0;
-  uint16_t tenant = 0;                  // index into the tenant table
+  uint16_t tenant = 0;  // index into the tenant table
   ObjectKind kind = ObjectKind::kKv;
   EntryState state : 4 = EntryState::kFree;
   bool pinned : 1 = false;
-  bool queued : 1 = false;              // waits for write-behind
+  bool queued : 1 = false;  // waits for write-behind
 
   uint64_t payload_bytes() const { return uint64_t{payload_units} * kPartAlignment; }
   bool visible() const { return state == EntryState::kVisible; }

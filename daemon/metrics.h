@@ -10,28 +10,28 @@ namespace terrace {
 
 struct Metrics {
   uint64_t lookup_calls = 0;
-  uint64_t lookup_keys = 0;        // asked for
-  uint64_t lookup_hits = 0;        // keys answered present
-  uint64_t tail_matches = 0;       // partial chunks found
-  uint64_t acquired_host = 0;      // objects leased straight from the host tier
-  uint64_t acquired_nvme = 0;      // objects that a lease had promoted
+  uint64_t lookup_keys = 0;    // asked for
+  uint64_t lookup_hits = 0;    // keys answered present
+  uint64_t tail_matches = 0;   // partial chunks found
+  uint64_t acquired_host = 0;  // objects leased straight from the host tier
+  uint64_t acquired_nvme = 0;  // objects that a lease had promoted
   uint64_t acquire_misses = 0;
   uint64_t promoted_bytes = 0;
   uint64_t promotion_failures = 0;
-  uint64_t corrupt_objects = 0;    // dropped because a checksum or an identity did not match
+  uint64_t corrupt_objects = 0;  // dropped because a checksum or an identity did not match
   uint64_t reserved_objects = 0;
   uint64_t committed_objects = 0;
   uint64_t committed_bytes = 0;
   uint64_t aborted_reservations = 0;
-  uint64_t already_there = 0;      // reservations refused because the object exists
-  uint64_t durable_objects = 0;    // written behind
+  uint64_t already_there = 0;    // reservations refused because the object exists
+  uint64_t durable_objects = 0;  // written behind
   uint64_t durable_bytes = 0;
   uint64_t writes_failed = 0;
   uint64_t evicted_host = 0;
   uint64_t evicted_unwritten = 0;  // of those, never durable
   uint64_t dropped_nvme = 0;       // lost with a reclaimed segment
   uint64_t leases_expired = 0;
-  uint64_t refused_limits = 0;     // calls answered ResourceExhausted by a configured limit
+  uint64_t refused_limits = 0;  // calls answered ResourceExhausted by a configured limit
 
   // In declaration order, for status.
   std::vector<std::pair<std::string, uint64_t>> List() const;

@@ -103,8 +103,8 @@ class Mover {
   Metrics& metrics_;
   std::function<void(const Waiter&, uint32_t)> publish_;
 
-  std::deque<ObjectId> queue_;      // committed, to be written behind, in commit order
-  uint64_t queued_objects_ = 0;     // entries still marked queued; the deque may hold stale ids
+  std::deque<ObjectId> queue_;   // committed, to be written behind, in commit order
+  uint64_t queued_objects_ = 0;  // entries still marked queued; the deque may hold stale ids
   uint64_t queued_bytes_ = 0;
   uint64_t writing_objects_ = 0;
   uint64_t writing_bytes_ = 0;

@@ -60,8 +60,8 @@ struct Lease {
 };
 
 struct VerifyProgress {
-  bool busy = false;         // a record is being read back
-  VerifyReply step;          // result of the finished step, not yet told
+  bool busy = false;  // a record is being read back
+  VerifyReply step;   // result of the finished step, not yet told
   bool has_step = false;
 };
 

@@ -1,5 +1,5 @@
-// A prefix cache in C++: store the KV of a prompt, find it again for a prompt that begins alike, and
-// read it in place. Starts a private daemon under the directory named on the command line:
+// A prefix cache in C++: store the KV of a prompt, find it again for a prompt that begins alike,
+// and read it in place. Starts a private daemon under the directory named on the command line:
 //
 //   cpp_prefix_cache /var/tmp/my-cache
 #include <cstdio>

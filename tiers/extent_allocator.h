@@ -62,8 +62,8 @@ class ExtentAllocator {
   void DropBlock(uint32_t block);
 
   std::deque<Block> blocks_;  // grows without moving or doubling
-  uint32_t unused_ = kNone;  // free slots of blocks_
-  uint32_t last_ = kNone;    // the block at the end of the range
+  uint32_t unused_ = kNone;   // free slots of blocks_
+  uint32_t last_ = kNone;     // the block at the end of the range
   std::array<std::array<uint32_t, kSecond>, kFirst> heads_;
   std::array<uint16_t, kFirst> second_map_{};
   uint32_t first_map_ = 0;

@@ -36,8 +36,8 @@ class Connection {
                               std::vector<ExtentInfo>& extents) = 0;
   virtual absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,
                                               absl::Span<const ObjectKey> grains) = 0;
-  virtual absl::StatusOr<std::vector<ReserveResult>> Reserve(uint32_t layout_id,
-                                                             absl::Span<const ReserveItem> items) = 0;
+  virtual absl::StatusOr<std::vector<ReserveResult>> Reserve(
+      uint32_t layout_id, absl::Span<const ReserveItem> items) = 0;
   virtual absl::StatusOr<std::vector<absl::Status>> Commit(absl::Span<const CommitItem> items) = 0;
   virtual absl::Status Abort(absl::Span<const uint64_t> reservation_ids) = 0;
   virtual absl::StatusOr<AcquireReply> Acquire(uint32_t layout_id, absl::Span<const ObjectKey> keys,

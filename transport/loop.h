@@ -1,5 +1,5 @@
-// The event loop of the daemon's loop thread, with KJ hidden. Create, use and destroy on one thread;
-// Post() and Stop() from any thread or a signal-handling thread.
+// The event loop of the daemon's loop thread, with KJ hidden. Create, use and destroy on one
+// thread; Post() and Stop() from any thread or a signal-handling thread.
 #pragma once
 
 #include <cstdint>

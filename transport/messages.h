@@ -45,11 +45,11 @@ struct Welcome {
   uint32_t max_keys_per_call = 0;
   uint32_t default_lease_ttl_ms = 0;
   uint64_t max_lease_ttl_ms = 0;
-  uint64_t host_capacity_bytes = 0;   // size of the tenant's memfd
-  int segment_fd = -1;                // tenant's arena, read-write
-  int board_fd = -1;                  // ReadyBoard of this session, read-only
+  uint64_t host_capacity_bytes = 0;  // size of the tenant's memfd
+  int segment_fd = -1;               // tenant's arena, read-write
+  int board_fd = -1;                 // ReadyBoard of this session, read-only
   uint32_t board_slots = 0;
-  int ready_event_fd = -1;            // eventfd, written whenever the board changes
+  int ready_event_fd = -1;  // eventfd, written whenever the board changes
 };
 
 // One 32-bit atomic word a leased object, in a memfd that only the daemon can write:
@@ -64,65 +64,65 @@ inline constexpr ReadyState ReadyWordState(uint32_t word) {
 }
 inline constexpr uint32_t ReadyWordParts(uint32_t word) { return word & 0xffffffu; }
 
-struct ExtentInfo {      // 16 bytes; `lookup` answers one per matched key
-  uint64_t bytes = 0;    // payload
-  uint32_t eta_us = 0;   // until the whole payload could be in the host tier
+struct ExtentInfo {     // 16 bytes; `lookup` answers one per matched key
+  uint64_t bytes = 0;   // payload
+  uint32_t eta_us = 0;  // until the whole payload could be in the host tier
   uint16_t token_count = 0;
   TierId tier = TierId::kNone;  // fastest tier that holds it
-  uint8_t flags = 0;     // kFlagDurable, kFlagPinned
+  uint8_t flags = 0;            // kFlagDurable, kFlagPinned
 };
 inline constexpr uint8_t kFlagDurable = 1;
 inline constexpr uint8_t kFlagPinned = 2;
 
 struct TailMatch {
   bool found = false;
-  ObjectKey key;               // of the object that holds the grains
-  uint32_t matched_grains = 0; // leading grains of the query that it holds (by filter: verify with
-                               // the identity part once it is loaded)
-  uint32_t grain_count = 0;    // of the object
+  ObjectKey key;                // of the object that holds the grains
+  uint32_t matched_grains = 0;  // leading grains of the query that it holds (by filter: verify with
+                                // the identity part once it is loaded)
+  uint32_t grain_count = 0;     // of the object
   ExtentInfo info;
 };
 
 struct ReserveItem {
   ObjectKey key;
-  ObjectKey parent;            // zero: none
+  ObjectKey parent;  // zero: none
   uint32_t token_count = 1;
   uint32_t grain_count = 0;
-  uint32_t cost_us = 0;        // to remake it; 0 = unknown
+  uint32_t cost_us = 0;  // to remake it; 0 = unknown
 };
 struct ReserveResult {
-  absl::Status status;         // AlreadyExists: stored or being stored by someone else.
-                               // ResourceExhausted: no room now; retry_after_ms > 0 when waiting helps
+  absl::Status status;  // AlreadyExists: stored or being stored by someone else.
+                        // ResourceExhausted: no room now; retry_after_ms > 0 when waiting helps
   uint64_t reservation_id = 0;
-  uint64_t offset = 0;         // of the payload in the tenant's segment
+  uint64_t offset = 0;  // of the payload in the tenant's segment
   uint32_t retry_after_ms = 0;
 };
 
 struct CommitItem {
   uint64_t reservation_id = 0;
-  std::vector<uint32_t> part_crcs;      // PartCount() entries, CRC32C of each part
+  std::vector<uint32_t> part_crcs;         // PartCount() entries, CRC32C of each part
   std::vector<GrainFilter> grain_filters;  // of grain keys 1 .. grain_count-1; empty when
                                            // grain_count <= 1
 };
 
 struct AcquireOptions {
-  uint32_t ttl_ms = 0;         // 0: default
-  uint8_t priority = 0;        // IoPriority
+  uint32_t ttl_ms = 0;   // 0: default
+  uint8_t priority = 0;  // IoPriority
 };
 struct AcquireResult {
-  absl::Status status;         // NotFound, FailedPrecondition (fingerprint), ResourceExhausted
+  absl::Status status;  // NotFound, FailedPrecondition (fingerprint), ResourceExhausted
   uint64_t offset = 0;
   uint64_t payload_bytes = 0;
   uint32_t token_count = 0;
   uint32_t grain_count = 0;
   uint32_t board_slot = 0;
   TierId source = TierId::kNone;
-  uint32_t retry_after_ms = 0; // as of ReserveResult
-  std::vector<uint32_t> part_crcs;      // when verify is kAlways and the object is in the host tier
+  uint32_t retry_after_ms = 0;      // as of ReserveResult
+  std::vector<uint32_t> part_crcs;  // when verify is kAlways and the object is in the host tier
 };
 struct AcquireReply {
-  uint64_t lease_id = 0;       // one lease covers all objects that were acquired; 0 when none was
-  uint64_t deadline_us = 0;    // CLOCK_MONOTONIC
+  uint64_t lease_id = 0;     // one lease covers all objects that were acquired; 0 when none was
+  uint64_t deadline_us = 0;  // CLOCK_MONOTONIC
   std::vector<AcquireResult> results;
 };
 
@@ -143,18 +143,18 @@ struct ObjectInfo {
 
 struct ListReply {
   std::vector<ObjectInfo> objects;
-  uint64_t next_cursor = 0;    // 0: end
+  uint64_t next_cursor = 0;  // 0: end
 };
 
-struct VerifyReply {           // one step of reading everything back
-  uint64_t next_cursor = 0;    // 0: end
+struct VerifyReply {         // one step of reading everything back
+  uint64_t next_cursor = 0;  // 0: end
   uint64_t checked = 0, corrupt = 0, skipped = 0, bytes = 0;
   std::vector<ObjectKey> corrupt_keys;
 };
 
 struct TierStatus {
-  std::string name;            // "host", "nvme"
-  std::string detail;          // engine, page size, health
+  std::string name;    // "host", "nvme"
+  std::string detail;  // engine, page size, health
   uint64_t capacity_bytes = 0, used_bytes = 0, objects = 0;
   uint64_t populated_bytes = 0, huge_page_bytes = 0;
 };

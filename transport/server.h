@@ -15,9 +15,9 @@
 namespace terrace {
 
 struct ServerOptions {
-  std::string socket_path;           // its directory is created 0755 if absent
+  std::string socket_path;  // its directory is created 0755 if absent
   uint64_t max_message_bytes = 64 << 20;
-  uint32_t max_connections = 256;    // one more is closed at once
+  uint32_t max_connections = 256;  // one more is closed at once
   uint32_t max_keys_per_call = 4096;
 };
 

@@ -34,16 +34,15 @@ class Service {
                                               absl::Span<const ObjectKey> grains) = 0;
   virtual absl::StatusOr<std::vector<ReserveResult>> Reserve(
       SessionId session, uint32_t layout_id, absl::Span<const ReserveItem> items) = 0;
-  virtual absl::StatusOr<std::vector<absl::Status>> Commit(
-      SessionId session, absl::Span<const CommitItem> items) = 0;
+  virtual absl::StatusOr<std::vector<absl::Status>> Commit(SessionId session,
+                                                           absl::Span<const CommitItem> items) = 0;
   virtual absl::Status Abort(SessionId session, absl::Span<const uint64_t> reservation_ids) = 0;
   virtual absl::StatusOr<AcquireReply> Acquire(SessionId session, uint32_t layout_id,
                                                absl::Span<const ObjectKey> keys,
                                                const AcquireOptions& options) = 0;
   virtual absl::Status Release(SessionId session, absl::Span<const uint64_t> lease_ids) = 0;
   // NotFound: the lease is unknown or has run out.
-  virtual absl::StatusOr<uint64_t> Renew(SessionId session, uint64_t lease_id,
-                                         uint32_t ttl_ms) = 0;
+  virtual absl::StatusOr<uint64_t> Renew(SessionId session, uint64_t lease_id, uint32_t ttl_ms) = 0;
 
   // Operators. Each sees the session's own tenant only, but for Status.
   virtual absl::StatusOr<FlushReply> Flush(SessionId session) = 0;

@@ -140,7 +140,7 @@ absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, Obje
   }
   layout.kind = static_cast<ObjectKind>(params.getKind());
   const absl::Status parts = ReadList(params.getPartBytesPerToken(), "part_bytes_per_token",
-                                         kMaxParts - 1, layout.part_bytes_per_token);
+                                      kMaxParts - 1, layout.part_bytes_per_token);
   return parts.ok() ? layout.Validate() : parts;
 }
 
@@ -172,11 +172,10 @@ absl::Status ReadCommit(wire::Session::CommitParams::Reader params, const WireLi
     const auto in = list[i];
     CommitItem& item = items[i];
     item.reservation_id = in.getReservationId();
-    absl::Status status =
-        ReadList(in.getPartCrcs(), "items.part_crcs", kMaxParts, item.part_crcs);
+    absl::Status status = ReadList(in.getPartCrcs(), "items.part_crcs", kMaxParts, item.part_crcs);
     if (!status.ok()) return status;
-    status = ReadList(in.getGrainFilters(), "items.grain_filters",
-                         kMaxChunkTokens / kGrainTokens, item.grain_filters);
+    status = ReadList(in.getGrainFilters(), "items.grain_filters", kMaxChunkTokens / kGrainTokens,
+                      item.grain_filters);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -212,7 +211,7 @@ void WriteLayout(const ObjectLayout& layout, wire::Session::RegisterLayoutParams
   params.setFingerprint(AsData(layout.fingerprint.data(), layout.fingerprint.size()));
   params.setKind(static_cast<uint8_t>(layout.kind));
   FillList(layout.part_bytes_per_token,
-              params.initPartBytesPerToken(layout.part_bytes_per_token.size()));
+           params.initPartBytesPerToken(layout.part_bytes_per_token.size()));
 }
 
 uint64_t ReserveWords(absl::Span<const ReserveItem> items) { return 16 + items.size() * 12; }

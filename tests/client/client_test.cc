@@ -1,12 +1,11 @@
 // Client against a real daemon with a host tier: prefixes, stores, geometry, tenants.
-#include "client/terrace.h"
-
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <thread>
 
+#include "client/terrace.h"
 #include "tests/client/kv_fixture.h"
 #include "tests/support/daemon_process.h"
 #include "transport/connection.h"
@@ -112,12 +111,13 @@ TEST_P(ClientTest, RowsAndBuffersWriteWhatWholePartsWrite) {
       const size_t rows = heads_first ? geometry.kv_heads : chunk.token_count;
       const size_t row_bytes = head_bytes * (heads_first ? chunk.token_count : geometry.kv_heads);
       const size_t stride = head_bytes * (heads_first ? 300 : geometry.kv_heads);
-      const size_t begin =
-          chunk.token_begin * head_bytes * (heads_first ? 1 : geometry.kv_heads);
-      ASSERT_TRUE(store->WriteRows(i, PartIndex(layer, KvPart::kK), all.data() + begin, rows,
-                                   row_bytes, stride).ok());
-      const auto values = PartBytes(geometry, layer, KvPart::kV, tokens, chunk.token_begin,
-                                    chunk.token_count);
+      const size_t begin = chunk.token_begin * head_bytes * (heads_first ? 1 : geometry.kv_heads);
+      ASSERT_TRUE(store
+                      ->WriteRows(i, PartIndex(layer, KvPart::kK), all.data() + begin, rows,
+                                  row_bytes, stride)
+                      .ok());
+      const auto values =
+          PartBytes(geometry, layer, KvPart::kV, tokens, chunk.token_begin, chunk.token_count);
       const auto buffer = store->Buffer(i, PartIndex(layer, KvPart::kV));
       ASSERT_TRUE(buffer.ok()) << buffer.status();
       ASSERT_EQ(buffer->size(), values.size());
@@ -357,7 +357,7 @@ TEST(ClientTenants, ShareNeitherMemoryNorKeys) {
     EXPECT_TRUE(connection.ok()) << connection.status();
     if (!connection.ok()) return {};
     const Welcome welcome = (*connection)->TakeWelcome();
-    struct stat info{};
+    struct stat info {};
     EXPECT_EQ(fstat(welcome.segment_fd, &info), 0);
     for (const int fd : {welcome.segment_fd, welcome.board_fd, welcome.ready_event_fd}) close(fd);
     return {info.st_ino, welcome.salt};

@@ -65,8 +65,8 @@ inline std::vector<uint8_t> PartBytes(const KvGeometry& geometry, uint32_t layer
 }
 
 // Writes every needed chunk and commits.
-inline CommitReport StoreAll(Client& client, const Model& model,
-                             absl::Span<const uint32_t> tokens, std::string_view extra = {}) {
+inline CommitReport StoreAll(Client& client, const Model& model, absl::Span<const uint32_t> tokens,
+                             std::string_view extra = {}) {
   CommitReport report;
   auto store = client.BeginStore(model, tokens, extra, 1000);
   EXPECT_TRUE(store.ok()) << store.status();
@@ -76,8 +76,8 @@ inline CommitReport StoreAll(Client& client, const Model& model,
     if (!chunk.needed) continue;
     for (uint32_t layer = 0; layer < model.geometry.layers; ++layer) {
       for (const KvPart part : {KvPart::kK, KvPart::kV}) {
-        const auto bytes = PartBytes(model.geometry, layer, part, tokens, chunk.token_begin,
-                                     chunk.token_count);
+        const auto bytes =
+            PartBytes(model.geometry, layer, part, tokens, chunk.token_begin, chunk.token_count);
         const absl::Status written =
             store->Write(i, PartIndex(layer, part), bytes.data(), bytes.size());
         EXPECT_TRUE(written.ok()) << written;

@@ -187,7 +187,8 @@ TEST(DaemonDeath, EveryCallIsUnavailableAndWhatIsReadyStaysReadable) {
   EXPECT_FALSE(stored.client->alive());
   EXPECT_TRUE(lease->WaitAll().ok());  // everything had been there
   ExpectHolds(*lease, stored.model, stored.tokens);
-  EXPECT_TRUE(absl::IsUnavailable(stored.client->MatchPrefix(stored.model, stored.tokens).status()));
+  EXPECT_TRUE(
+      absl::IsUnavailable(stored.client->MatchPrefix(stored.model, stored.tokens).status()));
   EXPECT_TRUE(absl::IsUnavailable(stored.client->Status().status()));
   EXPECT_TRUE(absl::IsUnavailable(lease->Renew()));
   EXPECT_TRUE(lease->Release().ok());

@@ -51,8 +51,10 @@ class CAbiTest : public testing::Test {
   }
   void StoreTokens() {
     terrace_store* store = nullptr;
-    ASSERT_EQ(terrace_begin_store(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0, 5,
-                                  &store), TERRACE_OK) << terrace_last_error();
+    ASSERT_EQ(
+        terrace_begin_store(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0, 5, &store),
+        TERRACE_OK)
+        << terrace_last_error();
     ASSERT_EQ(terrace_store_chunk_count(store), 2u);
     for (size_t chunk = 0; chunk < 2; ++chunk) {
       terrace_store_chunk_info_t info{};
@@ -68,7 +70,8 @@ class CAbiTest : public testing::Test {
           std::memcpy(data, bytes.data(), size);
         } else {
           ASSERT_EQ(terrace_store_write_rows(store, chunk, part / 2, part % 2, bytes.data(), 2,
-                                             bytes.size() / 2, 0), TERRACE_OK)
+                                             bytes.size() / 2, 0),
+                    TERRACE_OK)
               << terrace_last_error();
         }
       }
@@ -89,8 +92,10 @@ class CAbiTest : public testing::Test {
 TEST_F(CAbiTest, StoreMatchLoad) {
   StoreTokens();
   terrace_match* match = nullptr;
-  ASSERT_EQ(terrace_match_prefix(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0,
-                                 &match), TERRACE_OK) << terrace_last_error();
+  ASSERT_EQ(
+      terrace_match_prefix(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0, &match),
+      TERRACE_OK)
+      << terrace_last_error();
   EXPECT_EQ(terrace_match_tokens(match), 288u);
   ASSERT_EQ(terrace_match_chunk_count(match), 2u);
   terrace_chunk_info info{};
@@ -129,17 +134,20 @@ TEST_F(CAbiTest, GrainKeysEndInTheChunkKeys) {
   std::vector<uint8_t> keys(18 * TERRACE_KEY_BYTES);
   size_t count = 0;
   ASSERT_EQ(terrace_grain_keys(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0,
-                               keys.data(), 18, &count), TERRACE_OK);
+                               keys.data(), 18, &count),
+            TERRACE_OK);
   ASSERT_EQ(count, 18u);
   terrace_match* match = nullptr;
-  ASSERT_EQ(terrace_match_prefix(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0,
-                                 &match), TERRACE_OK);
+  ASSERT_EQ(
+      terrace_match_prefix(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0, &match),
+      TERRACE_OK);
   terrace_chunk_info info{};
   ASSERT_EQ(terrace_match_chunk(match, 0, &info), TERRACE_OK);
   EXPECT_EQ(std::memcmp(info.key, keys.data() + 15 * TERRACE_KEY_BYTES, TERRACE_KEY_BYTES), 0);
   terrace_match_free(match);
   EXPECT_EQ(terrace_grain_keys(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0,
-                               keys.data(), 17, &count), TERRACE_RESOURCE_EXHAUSTED);
+                               keys.data(), 17, &count),
+            TERRACE_RESOURCE_EXHAUSTED);
   EXPECT_EQ(count, 18u);
 }
 
@@ -204,8 +212,9 @@ TEST_F(CAbiTest, BadArgumentsAreNamed) {
   terrace_match_free(match);
 
   terrace_store* store = nullptr;
-  ASSERT_EQ(terrace_begin_store(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0, 0,
-                                &store), TERRACE_OK);
+  ASSERT_EQ(
+      terrace_begin_store(client_, model_, tokens_.data(), tokens_.size(), nullptr, 0, 0, &store),
+      TERRACE_OK);
   EXPECT_EQ(terrace_store_write(store, 0, 0, 2, "x", 1), TERRACE_INVALID_ARGUMENT);
   EXPECT_THAT(terrace_last_error(), StartsWith("kv"));
   EXPECT_EQ(terrace_store_write(store, 0, 7, 0, "x", 1), TERRACE_INVALID_ARGUMENT);

@@ -107,9 +107,7 @@ class CacheServiceTest : public ::testing::Test {
     ASSERT_TRUE(committed.ok() && (*committed)[0].ok());
   }
 
-  uint8_t* Memory(SessionId, uint64_t offset) {
-    return tenants_[0].host->At(Extent{offset});
-  }
+  uint8_t* Memory(SessionId, uint64_t offset) { return tenants_[0].host->At(Extent{offset}); }
 
   // Acquires, waiting while the arena grows.
   AcquireReply AcquireKey(SessionId session, const ObjectKey& key) {

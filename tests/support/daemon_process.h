@@ -15,7 +15,7 @@ struct DaemonSettings {
   uint64_t host_bytes = uint64_t{64} << 20;
   uint64_t nvme_bytes = 0;  // 0: no NVMe tier
   std::string verify = "crossing";
-  std::string extra;        // appended to the configuration
+  std::string extra;  // appended to the configuration
 };
 
 class DaemonProcess {
@@ -28,8 +28,8 @@ class DaemonProcess {
   // Starts it over the same store and waits until it serves; a test failure with its log otherwise.
   void Start();
   void Signal(int signal) const;
-  void Kill();           // SIGKILL, reaped
-  int Terminate();       // SIGTERM; its exit status, -1 when a signal ended it
+  void Kill();      // SIGKILL, reaped
+  int Terminate();  // SIGTERM; its exit status, -1 when a signal ended it
   void Restart() { Kill(), Start(); }
 
   const std::string& directory() const { return directory_; }

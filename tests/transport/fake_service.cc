@@ -84,8 +84,8 @@ absl::StatusOr<TailMatch> FakeService::MatchTail(SessionId, uint32_t id, const O
   return match;
 }
 
-absl::StatusOr<std::vector<ReserveResult>> FakeService::Reserve(SessionId, uint32_t id,
-                                                                absl::Span<const ReserveItem> items) {
+absl::StatusOr<std::vector<ReserveResult>> FakeService::Reserve(
+    SessionId, uint32_t id, absl::Span<const ReserveItem> items) {
   if (!failure.ok()) return failure;
   layout_id = id;
   reserve_items.assign(items.begin(), items.end());

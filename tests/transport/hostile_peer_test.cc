@@ -181,8 +181,7 @@ TEST_F(HostilePeerTest, TooManyKeysIsResourceExhaustedAndNamesTheLimit) {
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(good_->Commit(std::vector<CommitItem>(101)).status().code(),
             absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(good_->Abort(std::vector<uint64_t>(101)).code(),
-            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(good_->Abort(std::vector<uint64_t>(101)).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(good_->Acquire(1, keys, {}).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(service_.lookup_count, 0);
 }

@@ -1,6 +1,6 @@
-#include "tiers/eviction/policy.h"
-
 #include <deque>
+
+#include "tiers/eviction/policy.h"
 
 namespace terrace {
 

@@ -19,7 +19,7 @@ constexpr int kRowsPerBatch = 256;
 
 // The filters of a record found by scanning, from its identity part; none if that does not check.
 std::vector<GrainFilter> ReadGrainFilters(const SegmentFile& file, uint64_t offset,
-                                       const RecordMeta& meta) {
+                                          const RecordMeta& meta) {
   const uint64_t bytes = IdentityBytes(meta.grain_count);
   if (bytes == 0 || meta.part_ends[0] != bytes) return {};
   kernels::AlignedBuffer identity(AlignUp(bytes, kBlockBytes));

@@ -93,7 +93,8 @@ TEST_F(NvmeTierTest, ReadsOfABatchAdvanceTogether) {
     ASSERT_TRUE(loop_.RunUntil([&] { return done == 2; }));
     least_lead = std::min(least_lead, lead);
   }
-  // The first may be a few pieces ahead when the second is handed over, and keeps that lead at most.
+  // The first may be a few pieces ahead when the second is handed over, and keeps that lead at
+  // most.
   EXPECT_LE(least_lead, 4);
 }
 

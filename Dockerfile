@@ -6,6 +6,8 @@ COPY . .
 RUN cmake --preset release && cmake --build build/release --target terraced terrace
 
 FROM debian:12-slim
+# Versions are those of Debian 12, which the base image pins.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
        libabsl20220623 libcapnp-0.9.2 libfmt9 libprometheus-cpp-core1.0 librocksdb7.8 libsodium23 \

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -50,6 +51,7 @@ struct HostCopy {
     return {reinterpret_cast<const uint32_t*>(this + 1), part_count};
   }
 };
+static_assert(std::is_trivially_destructible_v<HostCopy>);
 
 struct Entry {
   ObjectKey key;

@@ -1,95 +1,221 @@
-// Bytes from a disk, through the parsers of the NVMe tier. The first byte chooses the parser and
-// whether the checksum is made to match, so that what lies behind it is reached.
+// Bytes from a disk, through the parsers of the NVMe tier. The first byte chooses the parser, and
+// whether the rest is taken as it is or as edits of something valid, resealed: random bytes alone
+// never pass a checksum, and hardly ever a table of parts.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
+#include "kernels/buffer.h"
 #include "kernels/checksum.h"
 #include "tiers/nvme/record.h"
+#include "tiers/nvme/record_read.h"
 
 namespace terrace::nvme {
 namespace {
 
 constexpr size_t kBlockCrcAt = 12, kRowCrcAt = 4;
+// A header may promise 4 GiB; payloads are made up to here only.
+constexpr uint64_t kMaxTriedPayloadBytes = 256 << 10;
+
+using Bytes = std::vector<uint8_t>;
 
 void Check(bool holds) {
   if (!holds) abort();
 }
 
-void FixCrc(std::vector<uint8_t>& bytes, size_t at) {
-  if (bytes.size() < at + 4) return;
-  std::memset(bytes.data() + at, 0, 4);
+// Hands out the fuzzer's bytes, and zeros behind their end.
+class Input {
+ public:
+  Input(const uint8_t* data, size_t size) : at_(data), left_(size) {}
+  bool empty() const { return left_ == 0; }
+  uint8_t U8() {
+    if (left_ == 0) return 0;
+    --left_;
+    return *at_++;
+  }
+  uint16_t U16() { return static_cast<uint16_t>(U8() | U8() << 8); }
+  Bytes Rest() { return Bytes(at_, at_ + std::exchange(left_, 0)); }
+
+ private:
+  const uint8_t* at_;
+  size_t left_;
+};
+
+std::string_view Text(const Bytes& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+Bytes Copy(std::string_view text) { return Bytes(text.begin(), text.end()); }
+
+// What may be stored: up to 16 parts of zeros, the first of them the identity part of its grains.
+RecordMeta ValidMeta(Input& input) {
+  RecordMeta meta;
+  meta.key.bytes.fill(input.U8());
+  meta.kind = static_cast<ObjectKind>(1 + input.U8() % 4);
+  meta.flags = input.U8() & kRecordPinned;
+  meta.token_count = input.U16() % (kMaxChunkTokens + 1);
+  meta.grain_count = input.U8();
+  // Fewer filters than grains are allowed, so that one edit of their number can go too far.
+  meta.grain_filters.resize(input.U8() % std::max<uint32_t>(meta.grain_count, 1), input.U16());
+  const Bytes zeros(UINT16_MAX);
+  uint64_t part_bytes = IdentityBytes(meta.grain_count), end = 0;
+  const int parts = 2 + input.U8() % 15;
+  for (int i = 0; i < parts; ++i) {
+    end = AlignUp(end, kPartAlignment) + part_bytes;
+    meta.part_ends.push_back(end);
+    meta.part_crcs.push_back(kernels::Crc32c(zeros.data(), part_bytes));
+    part_bytes = 1 + input.U16() % (zeros.size() / 4);
+  }
+  meta.payload_bytes = AlignUp(end, kPartAlignment);
+  Check(CheckMeta(meta).ok());
+  return meta;
+}
+
+// Offset and value, as long as there are any: bytes that a disk or an attacker changed.
+void Edit(Input& input, Bytes& bytes) {
+  while (!input.empty()) {
+    const uint16_t at = input.U16();
+    bytes[at % bytes.size()] = input.U8();
+  }
+}
+
+void Seal(Bytes& bytes, size_t crc_at) {
+  if (bytes.size() < crc_at + sizeof(uint32_t)) return;
+  std::memset(bytes.data() + crc_at, 0, sizeof(uint32_t));
   const uint32_t crc = kernels::Crc32c(bytes.data(), bytes.size());
-  std::memcpy(bytes.data() + at, &crc, sizeof crc);
+  std::memcpy(bytes.data() + crc_at, &crc, sizeof crc);
 }
 
-// What decodes encodes to the same bytes, but for those that mean nothing.
-void ReadBlock(uint8_t which, const std::vector<uint8_t>& block) {
-  std::vector<uint8_t> again(kBlockBytes);
-  switch (which) {
-    case 0: {
-      const auto superblock = DecodeSuperblock(block);
-      if (!superblock.ok()) return;
-      EncodeSuperblock(*superblock, absl::MakeSpan(again));
-      Check(DecodeSuperblock(again)->store_id == superblock->store_id);
-      return;
-    }
-    case 1: {
-      const auto header = DecodeSegmentHeader(block);
-      if (!header.ok()) return;
-      Check(header->segment_bytes >= kBlockBytes && header->segment_bytes % kBlockBytes == 0);
-      EncodeSegmentHeader(*header, absl::MakeSpan(again));
-      Check(DecodeSegmentHeader(again)->generation == header->generation);
-      return;
-    }
-    default: {
-      const auto header = DecodeRecordHeader(block);
-      if (!header.ok()) return;
-      const RecordMeta& meta = header->meta;
-      Check(CheckMeta(meta).ok());
-      Check(meta.part_ends.size() == meta.part_crcs.size() && meta.part_ends.size() <= kMaxParts);
-      Check(meta.part_ends.back() <= meta.payload_bytes && meta.payload_bytes <= kMaxPayloadBytes);
-      EncodeRecordHeader(*header, absl::MakeSpan(again));
-      const auto decoded = DecodeRecordHeader(again);
-      Check(decoded.ok() && decoded->meta.part_ends == meta.part_ends);
-      // The identity part is never read beyond what the header says it holds.
-      const std::vector<uint8_t> identity(IdentityBytes(meta.grain_count));
-      Check(GrainFilters(meta, identity.data()).size() <= meta.grain_count);
-    }
-  }
+// Whatever decodes must encode to something that decodes alike.
+void ReadSuperblock(const Bytes& block) {
+  const auto superblock = DecodeSuperblock(block);
+  if (!superblock.ok()) return;
+  Bytes again(kBlockBytes);
+  EncodeSuperblock(*superblock, absl::MakeSpan(again));
+  Check(DecodeSuperblock(again)->store_id == superblock->store_id);
 }
 
-void ReadRow(const std::vector<uint8_t>& bytes) {
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (const auto row = DecodeRow(text); row.ok()) {
-    const auto again = DecodeRow(EncodeRow(*row));
-    Check(again.ok() && again->meta.grain_filters == row->meta.grain_filters);
-    Check(again->meta.key == row->meta.key && again->generation == row->generation);
-  }
-  if (const auto key = DecodeRowKey(text); key.ok()) Check(EncodeRowKey(*key) == text);
+void ReadSegmentHeader(const Bytes& block) {
+  const auto header = DecodeSegmentHeader(block);
+  if (!header.ok()) return;
+  Check(header->segment_bytes >= kBlockBytes && header->segment_bytes % kBlockBytes == 0);
+  Bytes again(kBlockBytes);
+  EncodeSegmentHeader(*header, absl::MakeSpan(again));
+  Check(DecodeSegmentHeader(again)->generation == header->generation);
 }
+
+// A record whose parts are zeros arrives piece by piece: nothing beyond it is read, and parts
+// count only as far as they arrived.
+void ReadPayload(const RecordHeader& header, const Bytes& block) {
+  const RecordMeta& meta = header.meta;
+  if (meta.payload_bytes > kMaxTriedPayloadBytes) return;
+  const kernels::AlignedBuffer payload(meta.payload_bytes);
+  std::memset(payload.data(), 0, payload.size_bytes());
+  RecordRead read({header.store_id, header.segment_id, header.generation, meta.payload_bytes,
+                   meta.key, meta.fingerprint},
+                  block.data(), payload.data());
+  for (uint64_t arrived = 0;; arrived += kBlockBytes) {
+    if (!read.Advance(kBlockBytes + arrived).ok()) return;
+    const uint32_t ready = read.parts_ready();
+    Check(ready == 0 || meta.part_ends[ready - 1] <= arrived);
+    if (arrived >= meta.payload_bytes) break;
+  }
+  Check(read.parts_ready() == meta.part_ends.size());
+  const RecordMeta whole = read.TakeMeta();
+  Check(CheckMeta(whole).ok() && whole.key == meta.key);
+}
+
+void ReadRecordHeader(const Bytes& block) {
+  const auto header = DecodeRecordHeader(block);
+  if (!header.ok()) return;
+  const RecordMeta& meta = header->meta;
+  Check(CheckMeta(meta).ok());
+  Check(!meta.part_ends.empty() && meta.part_ends.size() <= kMaxParts);
+  Check(meta.part_crcs.size() == meta.part_ends.size());
+  Check(std::is_sorted(meta.part_ends.begin(), meta.part_ends.end()));
+  Check(meta.part_ends.back() <= meta.payload_bytes && meta.payload_bytes <= kMaxPayloadBytes);
+  Check(IdentityBytes(meta.grain_count) <= kMaxChunkTokens / kGrainTokens * sizeof(ObjectKey));
+  Bytes again(kBlockBytes);
+  EncodeRecordHeader(*header, absl::MakeSpan(again));
+  const auto decoded = DecodeRecordHeader(again);
+  Check(decoded.ok() && decoded->meta.part_ends == meta.part_ends &&
+        decoded->meta.part_crcs == meta.part_crcs && decoded->sequence == header->sequence);
+  ReadPayload(*header, block);
+}
+
+void ReadRow(const Bytes& value) {
+  const auto row = DecodeRow(Text(value));
+  if (!row.ok()) return;
+  Check(row->meta.grain_filters.size() * sizeof(ObjectKey) <= IdentityBytes(row->meta.grain_count));
+  const auto again = DecodeRow(EncodeRow(*row));
+  Check(again.ok() && again->meta.grain_filters == row->meta.grain_filters);
+  Check(again->meta.key == row->meta.key && again->generation == row->generation);
+}
+
+void ReadRowKey(const Bytes& text) {
+  const auto key = DecodeRowKey(Text(text));
+  if (!key.ok()) return;
+  Check(key->offset >= kBlockBytes && key->offset % kBlockBytes == 0);
+  Check(EncodeRowKey(*key) == Text(text));
+}
+
+struct Parser {
+  Bytes (*make)(Input& input);
+  size_t crc_at;
+  void (*read)(const Bytes& bytes);
+};
+
+constexpr size_t kNoCrc = SIZE_MAX - sizeof(uint32_t);
+constexpr Parser kParsers[] = {
+    {[](Input& input) {
+       Bytes block(kBlockBytes);
+       EncodeSuperblock({{}, input.U16() * kBlockBytes}, absl::MakeSpan(block));
+       return block;
+     },
+     kBlockCrcAt, ReadSuperblock},
+    {[](Input& input) {
+       Bytes block(kBlockBytes);
+       EncodeSegmentHeader({{}, input.U16(), input.U16(), (1 + input.U16()) * kBlockBytes},
+                           absl::MakeSpan(block));
+       return block;
+     },
+     kBlockCrcAt, ReadSegmentHeader},
+    {[](Input& input) {
+       Bytes block(kBlockBytes);
+       EncodeRecordHeader({{}, input.U16(), input.U16(), input.U16(), ValidMeta(input)},
+                          absl::MakeSpan(block));
+       return block;
+     },
+     kBlockCrcAt, ReadRecordHeader},
+    {[](Input& input) {
+       return Copy(EncodeRow({input.U16(), input.U16(), ValidMeta(input)}));
+     },
+     kRowCrcAt, ReadRow},
+    {[](Input& input) {
+       return Copy(EncodeRowKey({input.U16(), (1 + input.U16()) * kBlockBytes}));
+     },
+     kNoCrc, ReadRowKey},
+};
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size == 0) return 0;
-  const uint8_t which = data[0] % 4;
-  const bool fix = (data[0] & 0x80) != 0;
-  std::vector<uint8_t> bytes(data + 1, data + size);
-  if (which == 3) {
-    if (fix) FixCrc(bytes, kRowCrcAt);
-    ReadRow(bytes);
+  Input input(data, size);
+  const uint8_t choice = input.U8();
+  const Parser& parser = kParsers[(choice & 0x7f) % std::size(kParsers)];
+  if ((choice & 0x80) != 0) {
+    parser.read(input.Rest());
     return 0;
   }
-  static constexpr const char* kMagics[] = {"TRCSUPER", "TRCSEGMT", "TRCRECRD"};
-  if (fix) {
-    bytes.resize(kBlockBytes);
-    std::memcpy(bytes.data(), kMagics[which], 8);
-    bytes[8] = kFormatMajor;
-    bytes[9] = 0;
-    FixCrc(bytes, kBlockCrcAt);
-  }
-  ReadBlock(which, bytes);
+  Bytes bytes = parser.make(input);
+  Edit(input, bytes);
+  Seal(bytes, parser.crc_at);
+  parser.read(bytes);
   return 0;
 }
 

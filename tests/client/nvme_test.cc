@@ -80,6 +80,35 @@ TEST(Nvme, SigtermMakesWhatWasCommittedDurable) {
   EXPECT_EQ(LoadAll(*client, *client->RegisterKv(SmallGeometry()), tokens), 592u);
 }
 
+TEST(Nvme, PinsSurviveSigkill) {
+  DaemonProcess daemon(WithNvme());
+  std::vector<ObjectKey> keys;
+  {
+    const auto client = daemon.Connect();
+    const auto model = client->RegisterKv(SmallGeometry());
+    StoreAll(*client, *model, Prompt(1024));
+    const auto match = client->MatchPrefix(*model, Prompt(1024));
+    ASSERT_TRUE(match.ok()) << match.status();
+    for (const ChunkMatch& chunk : match->chunks) keys.push_back(chunk.key);
+    ASSERT_EQ(keys.size(), 4u);
+    ASSERT_TRUE(client->Pin(keys[0], true).ok());  // most likely while it is being written
+    ASSERT_TRUE(client->Pin(keys[1], true).ok());
+    ASSERT_TRUE(client->Flush(60000).ok());
+    ASSERT_TRUE(client->Pin(keys[2], true).ok());  // durable by now
+    ASSERT_TRUE(client->Pin(keys[1], false).ok());
+    // The index is written in order: when this is durable, so are the pins.
+    StoreAll(*client, *model, Prompt(256, 2));
+    ASSERT_TRUE(client->Flush(60000).ok());
+  }
+  daemon.Restart();
+  const auto client = daemon.Connect();
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const auto object = client->Show(keys[i]);
+    ASSERT_TRUE(object.ok()) << object.status();
+    EXPECT_EQ(object->pinned, i == 0 || i == 2) << i;
+  }
+}
+
 TEST(Nvme, TheEventDescriptorTellsOfProgress) {
   DaemonProcess daemon(WithNvme());
   const auto tokens = Prompt(2048);

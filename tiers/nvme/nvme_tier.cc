@@ -84,12 +84,13 @@ absl::Status RaiseDescriptorLimit(const NvmeOptions& options) {
 
 // Meta thread. The row is the authority for flags; the record's header keeps those it was written
 // with.
-absl::Status RewriteFlags(nvme::MetaStore& store, const RowKey& place, uint8_t flags) {
+absl::Status RewritePin(nvme::MetaStore& store, const RowKey& place, bool pinned) {
   absl::StatusOr<std::string> value = store.Get(place);
   if (!value.ok()) return value.status();
   absl::StatusOr<IndexRow> row = nvme::DecodeRow(*value);
   if (!row.ok()) return row.status();
-  row->meta.flags = flags;
+  row->meta.flags &= static_cast<uint8_t>(~kRecordPinned);
+  if (pinned) row->meta.flags |= kRecordPinned;
   nvme::MetaBatch batch;
   batch.Put(place, nvme::EncodeRow(*row));
   return store.Write(std::move(batch), true);
@@ -341,11 +342,13 @@ absl::Status NvmeTier::Impl::PrepareFile(nvme::MetaStore& store, SegmentFile& fi
     nvme::MetaBatch batch;
     for (const auto& old : reclaimed) batch.DeleteSegment(old->id);
     absl::Status status = store.Write(std::move(batch), true);
-    if (!status.ok()) return status;
+    // Even then: the records are dropped already, their space is counted as free, and rows without
+    // a file are dropped at the next start.
     for (const auto& old : reclaimed) {
       if (old->id != file.id) unlink(old->path.c_str());
     }
     reclaimed.clear();  // closes them: this is where their space is given back
+    if (!status.ok()) return status;
   }
   return reused ? nvme::RewriteSegmentHeader(file, directory_.store_id())
                 : nvme::CreateSegmentFile(file, directory_.store_id());
@@ -520,7 +523,7 @@ void NvmeTier::Impl::SetPinned(RecordId id, bool pinned) {
   index_.SetPinned(id, pinned);
   if (Segment* segment = segments_->Find(place.segment_id)) segment->pinned += pinned ? 1 : -1;
   meta_->Run([place, pinned](nvme::MetaStore& store) {
-    absl::Status status = RewriteFlags(store, place, pinned ? kRecordPinned : 0);
+    absl::Status status = RewritePin(store, place, pinned);
     // NotFound: erased meanwhile.
     if (!status.ok() && !absl::IsNotFound(status)) {
       spdlog::warn("nvme index: a pin was not written: {}", status.ToString());

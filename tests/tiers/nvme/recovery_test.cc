@@ -60,6 +60,24 @@ class RecoveryTest : public NvmeTierTest {
     }
   }
 
+  // What a power cut leaves of a write that nobody was told of: a header and half of the payload.
+  void WriteTornRecord(size_t index) {
+    std::fstream file(SegmentFiles()[0], std::ios::in | std::ios::out | std::ios::binary);
+    std::vector<uint8_t> block(kBlock);
+    file.seekg(static_cast<std::streamoff>(OffsetOf(0)));
+    file.read(reinterpret_cast<char*>(block.data()), kBlock);
+    absl::StatusOr<nvme::RecordHeader> header = nvme::DecodeRecordHeader(block);
+    ASSERT_TRUE(header.ok()) << header.status();
+    header->meta = objects_[index].meta;
+    header->sequence += index;
+    nvme::EncodeRecordHeader(*header, absl::MakeSpan(block));
+    file.seekp(static_cast<std::streamoff>(OffsetOf(index)));
+    file.write(reinterpret_cast<const char*>(block.data()), kBlock);
+    file.write(reinterpret_cast<const char*>(objects_[index].payload.data()),
+               static_cast<std::streamsize>(objects_[index].meta.payload_bytes / 2));
+    ASSERT_TRUE(file.good());
+  }
+
   absl::Status OpenStatus() { return NvmeTier::Open(options_, loop_.post()).status(); }
 
   std::vector<TestObject> objects_;
@@ -98,15 +116,36 @@ TEST_F(RecoveryTest, ALostIndexIsRebuiltFromTheSegments) {
   EXPECT_EQ(tier_->Stats().corrupt_records, 0u);
 }
 
-TEST_F(RecoveryTest, ADamagedIndexIsMovedAsideAndRebuilt) {
+// Damages the files of the index that have the parameter in their name.
+class DamagedIndexTest : public RecoveryTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(DamagedIndexTest, IsMovedAsideAndRebuilt) {
   StoreAndClose(5);
+  Open();  // moves the rows from the log into a table
+  tier_.reset();
+  int damaged = 0;
   for (const auto& entry : std::filesystem::directory_iterator(options_.directory + "/index")) {
-    if (entry.path().filename().string().starts_with("MANIFEST")) Overwrite(entry.path(), 0, 32);
+    if (entry.path().filename().string().find(GetParam()) == std::string::npos) continue;
+    Overwrite(entry.path(), 0, std::min<uint64_t>(32, entry.file_size()));
+    ++damaged;
   }
+  ASSERT_GT(damaged, 0);
   Open();
   ExpectAllBut({});
+  EXPECT_EQ(tier_->Stats().corrupt_records, 0u);
   EXPECT_TRUE(std::filesystem::exists(options_.directory + "/index.corrupt-1"));
+  // The rebuilt one is complete: no second rebuild.
+  Reopen();
+  ExpectAllBut({});
+  EXPECT_FALSE(std::filesystem::exists(options_.directory + "/index.corrupt-2"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Files, DamagedIndexTest, testing::Values("CURRENT", "MANIFEST", ".sst"),
+                         [](const auto& file) {
+                           std::string name = file.param;
+                           std::erase(name, '.');
+                           return name;
+                         });
 
 TEST_F(RecoveryTest, FlippedPayloadIsAMissAndCounted) {
   StoreAndClose(4);
@@ -173,11 +212,54 @@ TEST_F(RecoveryTest, AMissingSegmentLosesItsRecordsOnly) {
 
 TEST_F(RecoveryTest, ATornTailIsNotVisible) {
   StoreAndClose(3);
-  // What a power cut leaves of a write that was never acknowledged: a header and half a payload.
+  // What a power cut leaves of a file that did not keep its length.
   std::filesystem::remove_all(options_.directory + "/index");
   std::filesystem::resize_file(SegmentFiles()[0], OffsetOf(2) + kBlock + 100 * 1024);
   Open();
   ExpectAllBut({2});
+}
+
+TEST_F(RecoveryTest, AWriteThatWasNeverAcknowledgedIsNotVisible) {
+  StoreAndClose(2);
+  objects_.push_back(MakeObject(3, 4, 50'000));
+  WriteTornRecord(2);
+  Open();
+  ExpectAllBut({2});
+  EXPECT_EQ(tier_->Stats().corrupt_records, 0u);
+}
+
+TEST_F(RecoveryTest, WithoutAnIndexATornRecordIsAMissAndCounted) {
+  StoreAndClose(2);
+  objects_.push_back(MakeObject(3, 4, 50'000));
+  WriteTornRecord(2);
+  std::filesystem::remove_all(options_.directory + "/index");
+  Open();
+  const RecordId torn = IdOf(objects_[2].meta.key);
+  ASSERT_NE(torn, kNoRecord);  // its header is whole, and payloads are checked as they are read
+  ReadResult read = Read(torn, objects_[2].meta);
+  EXPECT_TRUE(absl::IsDataLoss(read.meta.status())) << read.meta.status();
+  EXPECT_EQ(tier_->Stats().corrupt_records, 1u);
+  ExpectAllBut({2});
+}
+
+// Of a file that was used again, what still lies behind the new records is whole and yet forgotten,
+// even when the index and the file's header are lost.
+TEST_F(RecoveryTest, RecordsOfAnEarlierGenerationStayForgotten) {
+  options_.capacity_bytes = 2 * options_.segment_bytes;
+  Open();
+  for (uint64_t seed : {101, 102}) tier_->Erase(MustWrite(MakeObject(seed, 3, 500 * kKiB)));
+  const auto first_file = SegmentFiles()[0];
+  objects_.push_back(MakeObject(1, 6, 500 * kKiB));  // does not fit behind them
+  objects_.push_back(MakeObject(2, 6, 200 * kKiB));  // nor this behind that: the first file again
+  for (const TestObject& object : objects_) MustWrite(object);
+  tier_.reset();
+  ASSERT_EQ(SegmentFiles().size(), 2u);
+  Overwrite(first_file, 0, 64);
+  std::filesystem::remove_all(options_.directory + "/index");
+  Open();
+  EXPECT_EQ(Records().size(), objects_.size());
+  EXPECT_EQ(tier_->Stats().corrupt_records, 0u);
+  ExpectAllBut({});
 }
 
 TEST_F(RecoveryTest, OtherFilesAreLeftAlone) {
@@ -222,10 +304,14 @@ TEST_F(RecoveryTest, AStoreInUseIsRefusedByName) {
 }
 
 TEST_F(RecoveryTest, ADirectoryThatCannotBeUsedIsNamed) {
-  options_.directory = "/proc/terrace-nvme";
-  const absl::Status status = OpenStatus();
-  EXPECT_FALSE(status.ok());
-  EXPECT_THAT(std::string(status.message()), HasSubstr("/proc/terrace-nvme"));
+  const std::string file = scratch_.path() + "/a-file";
+  std::ofstream(file) << "not a directory";
+  for (const std::string& directory : {std::string("/proc/terrace-nvme"), file, file + "/nvme"}) {
+    options_.directory = directory;
+    const absl::Status status = OpenStatus();
+    EXPECT_FALSE(status.ok());
+    EXPECT_THAT(std::string(status.message()), HasSubstr(directory));
+  }
 }
 
 TEST_F(RecoveryTest, PinsAreRemembered) {
@@ -240,6 +326,42 @@ TEST_F(RecoveryTest, PinsAreRemembered) {
   tier_->SetPinned(IdOf(objects_[1].meta.key), false);
   Reopen();
   for (const auto& [id, meta] : Records()) EXPECT_EQ(meta.flags, 0);
+}
+
+TEST_F(RecoveryTest, WhatIsPinnedIsNotReclaimedAfterARestartEither) {
+  options_.capacity_bytes = 4 * options_.segment_bytes;
+  Open();
+  objects_.push_back(MakeObject(1, 3, kMiB));
+  tier_->SetPinned(MustWrite(objects_[0]), true);
+  const auto overwrite = [&] {
+    for (uint64_t seed = 100; seed < 110; ++seed) MustWrite(MakeObject(seed, 3, kMiB));
+  };
+  overwrite();
+  ExpectAllBut({});
+  Reopen();
+  overwrite();
+  ExpectAllBut({});
+  tier_->SetPinned(IdOf(objects_[0].meta.key), false);
+  overwrite();
+  ExpectAllBut({0});
+}
+
+TEST_F(RecoveryTest, WhenAllIsPinnedWritesAreRefusedAndCounted) {
+  options_.capacity_bytes = 2 * options_.segment_bytes;
+  Open();
+  for (uint64_t seed : {1, 2}) {
+    objects_.push_back(MakeObject(seed, 3, kMiB));
+    tier_->SetPinned(MustWrite(objects_.back()), true);
+  }
+  const TestObject another = MakeObject(3, 3, kMiB);
+  const absl::Status refused = Write(another).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_EQ(tier_->Stats().writes_rejected, 1u);
+  ExpectAllBut({});
+  // What is erased is not pinned any longer.
+  tier_->Erase(IdOf(objects_[0].meta.key));
+  MustWrite(another);
+  ExpectAllBut({0});
 }
 
 TEST_F(RecoveryTest, AFullDiskRefusesWritesAndGoesOnReading) {

@@ -68,7 +68,10 @@ class Mover {
   };
   void Verify(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done);
 
-  uint64_t pending_objects() const { return queued_objects_ + writing_objects_; }
+  // Objects whose bytes or pins are not durable yet.
+  uint64_t pending_objects() const {
+    return queued_objects_ + writing_objects_ + (nvme_ != nullptr ? nvme_->pending_pins() : 0);
+  }
   uint64_t pending_bytes() const { return queued_bytes_ + writing_bytes_; }
   // Time to bring `bytes` up from NVMe behind everything already asked for.
   uint32_t EtaUs(uint64_t bytes) const;

@@ -111,6 +111,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void Erase(RecordId id);
   void Touch(RecordId id);
   void SetPinned(RecordId id, bool pinned);
+  uint64_t pending_pins() const { return pending_pins_; }
   NvmeStats Stats() const;
 
   std::function<void(RecordId, const ObjectKey&)> on_dropped;
@@ -146,6 +147,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   uint64_t next_sequence_ = 1;
   uint64_t live_bytes_ = 0;
   uint32_t queued_reads_ = 0;
+  uint64_t pending_pins_ = 0;
   NvmeStats stats_;  // counters, engine and health; Stats() fills in the rest
   Clock::time_point read_only_until_;
   bool stopped_ = false;
@@ -522,12 +524,14 @@ void NvmeTier::Impl::SetPinned(RecordId id, bool pinned) {
   const RowKey place{record->segment_id, record->offset()};
   index_.SetPinned(id, pinned);
   if (Segment* segment = segments_->Find(place.segment_id)) segment->pinned += pinned ? 1 : -1;
-  meta_->Run([place, pinned](nvme::MetaStore& store) {
+  ++pending_pins_;
+  meta_->Run([this, place, pinned](nvme::MetaStore& store) {
     absl::Status status = RewritePin(store, place, pinned);
     // NotFound: erased meanwhile.
     if (!status.ok() && !absl::IsNotFound(status)) {
       spdlog::warn("nvme index: a pin was not written: {}", status.ToString());
     }
+    post_([self = shared_from_this()] { --self->pending_pins_; });
   });
 }
 
@@ -566,6 +570,7 @@ void NvmeTier::OnDropped(std::function<void(RecordId, const ObjectKey&)> callbac
 }
 void NvmeTier::Touch(RecordId record) { impl_->Touch(record); }
 void NvmeTier::SetPinned(RecordId record, bool pinned) { impl_->SetPinned(record, pinned); }
+uint64_t NvmeTier::pending_pins() const { return impl_->pending_pins(); }
 NvmeStats NvmeTier::Stats() const { return impl_->Stats(); }
 
 }  // namespace terrace

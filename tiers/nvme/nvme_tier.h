@@ -120,6 +120,8 @@ class NvmeTier {
   void Touch(RecordId record);
   // A pinned record is not reclaimed. Remembered across restarts, once the index has been written.
   void SetPinned(RecordId record, bool pinned);
+  // Pins on their way to the index.
+  uint64_t pending_pins() const;
 
   NvmeStats Stats() const;
 

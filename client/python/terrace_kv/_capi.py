@@ -138,14 +138,19 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
 
 
 def _library_path() -> pathlib.Path:
-    named = os.environ.get("TERRACE_LIBRARY")
-    if named:
-        return pathlib.Path(named)
+    """What the environment names, else what lies in the wheel, else the checkout's build."""
+    for variable, suffix in (("TERRACE_LIBRARY", ""), ("TERRACE_BUILD_DIR", "libterrace.so")):
+        if os.environ.get(variable):
+            named = pathlib.Path(os.environ[variable]) / suffix
+            if not named.is_file():
+                raise ImportError(f"{variable} is set, but there is no library at {named}")
+            return named
     here = pathlib.Path(__file__).resolve()
-    candidates = [here.parent / "libterrace.so",  # a wheel
-                  here.parents[3] / "build" / "release" / "libterrace.so"]  # a checkout
+    candidates = [here.parent / "libterrace.so"]
+    if len(here.parents) > 3:
+        candidates.append(here.parents[3] / "build" / "release" / "libterrace.so")
     for candidate in candidates:
-        if candidate.exists():
+        if candidate.is_file():
             return candidate
     raise ImportError(
         "libterrace.so was not found; build it with `make build`, or set TERRACE_LIBRARY. "
@@ -154,9 +159,14 @@ def _library_path() -> pathlib.Path:
 
 
 def _load() -> c.CDLL:
-    library = c.CDLL(str(_library_path()))
+    path = _library_path()
+    try:
+        library = c.CDLL(str(path))
+        functions = {name: getattr(library, name) for name in _FUNCTIONS}
+    except (OSError, AttributeError) as error:  # another platform, another version
+        raise ImportError(f"{path} is not the libterrace of this package: {error}") from error
     for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
+        function = functions[name]
         function.restype = result
         function.argtypes = arguments
     return library

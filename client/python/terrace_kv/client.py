@@ -7,6 +7,7 @@ import asyncio
 import ctypes as c
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ def open(  # noqa: A001 - terrace_kv.open reads as it should
     serves it already. Without, to `socket` or the default one (TERRACE_SOCKET,
     $XDG_RUNTIME_DIR/terrace/terraced.sock, /run/terrace/terraced.sock).
 
+    The capacities, `verify_always` and `daemon` (path of terraced; else $TERRACED, next to the
+    library, $PATH) are those of a private daemon; 0 means the daemon's default.
+
     Raises NotFound or Unavailable when no daemon answers, PermissionDenied when this user belongs
     to no tenant, FailedPrecondition when the protocol differs.
     """
@@ -41,7 +45,8 @@ def open(  # noqa: A001 - terrace_kv.open reads as it should
         spawn = _capi.SpawnOptions(
             struct_size=c.sizeof(_capi.SpawnOptions), directory=os.fsencode(path),
             daemon_path=_encode(daemon), client_name=client_name.encode(),
-            host_capacity_bytes=host_capacity_bytes, nvme_capacity_bytes=nvme_capacity_bytes,
+            host_capacity_bytes=_u64("host_capacity_bytes", host_capacity_bytes),
+            nvme_capacity_bytes=_u64("nvme_capacity_bytes", nvme_capacity_bytes),
             verify_always=int(verify_always))
         call("terrace_spawn", c.byref(spawn), c.byref(handle))
     else:
@@ -58,7 +63,10 @@ def _encode(text: str | None) -> bytes | None:
 
 
 def _tokens(tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-    wide = np.asarray(tokens)
+    try:
+        wide = np.asarray(tokens)
+    except ValueError as error:  # lists of different lengths
+        raise errors.InvalidArgument(f"tokens: {error}") from error
     if wide.ndim != 1 or (wide.size and not np.issubdtype(wide.dtype, np.integer)):
         raise errors.InvalidArgument("tokens: expected a flat sequence of integers")
     if wide.size and (wide.min() < 0 or wide.max() > 0xFFFFFFFF):
@@ -67,18 +75,44 @@ def _tokens(tokens: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def _key(key: bytes | str) -> c.Array:
-    raw = bytes.fromhex(key) if isinstance(key, str) else bytes(key)
+    try:
+        raw = bytes.fromhex(key) if isinstance(key, str) else bytes(key)
+    except ValueError as error:
+        raise errors.InvalidArgument(f"key: expected 64 hex digits: {error}") from error
     if len(raw) != _capi.KEY_BYTES:
-        raise errors.InvalidArgument(f"key: expected 32 bytes or 64 hex digits, got {len(raw)} bytes")
+        raise errors.InvalidArgument(
+            f"key: expected 32 bytes or 64 hex digits, got {len(raw)} bytes")
     return _capi.Key.from_buffer_copy(raw)
+
+
+def _u64(name: str, value: int) -> int:
+    # ctypes would wrap around silently.
+    if not 0 <= value < 2**64:
+        raise errors.InvalidArgument(f"{name}: {value} is outside 0 .. 2^64 - 1")
+    return value
+
+
+def _milliseconds(name: str, seconds: float) -> int:
+    """Rounded up, so that a little is not nothing: 0 is a default to some calls."""
+    if not seconds >= 0:  # NaN too
+        raise errors.InvalidArgument(f"{name}: {seconds}; expected 0 or more seconds")
+    return min(math.ceil(min(seconds, 2**32) * 1000), _capi.NO_TIMEOUT - 1)
+
+
+def _timeout_ms(timeout_s: float | None) -> int:
+    return _capi.NO_TIMEOUT if timeout_s is None else _milliseconds("timeout_s", timeout_s)
 
 
 @dataclasses.dataclass(frozen=True)
 class KvGeometry:
-    """What decides the meaning of KV bytes. Field by field as in config/kv_geometry.h."""
+    """What decides the meaning of KV bytes: two geometries that differ in anything share nothing.
 
-    model_id: str
-    dtype: str
+    The bytes of one part (a layer's K or V of one chunk) are [tokens, kv_heads, head_dim] when
+    token-major and [kv_heads, tokens, head_dim] when head-major, row-major, without padding.
+    """
+
+    model_id: str  # identity of the weights
+    dtype: str  # "float32", "float16", "bfloat16", "float8_e4m3fn" ...
     layers: int
     kv_heads: int
     head_dim: int
@@ -95,11 +129,16 @@ class KvGeometry:
 
     def _to_c(self) -> _capi.KvGeometry:
         values = dataclasses.asdict(self)
-        for name, value in values.items():
-            if isinstance(value, str):
+        for field in dataclasses.fields(self):
+            name, value = field.name, values[field.name]
+            if field.type == "str":
+                if not isinstance(value, str) or "\0" in value:
+                    raise errors.InvalidArgument(f"{name}: {value!r} is not a text without NUL")
                 values[name] = value.encode()
-            elif isinstance(value, int) and not 0 <= value <= 0xFFFFFFFF:
-                raise errors.InvalidArgument(f"{name}: {value} is outside 0 .. 4294967295")
+            elif field.type == "int":
+                if not isinstance(value, int) or not 0 <= value <= 0xFFFFFFFF:
+                    raise errors.InvalidArgument(
+                        f"{name}: {value!r} is not an integer within 0 .. 4294967295")
         return _capi.KvGeometry(struct_size=c.sizeof(_capi.KvGeometry), **values)
 
 
@@ -107,14 +146,14 @@ class KvGeometry:
 class Chunk:
     """One object of a match: a run of tokens of the prompt."""
 
-    key: str
+    key: str  # 64 hex digits
     token_begin: int
     matched_tokens: int  # leading tokens of the object that are the prompt's
     object_tokens: int  # length of the token axis of its parts
-    bytes: int
-    tier: str
-    eta_us: int
-    durable: bool
+    bytes: int  # of all parts
+    tier: str  # where the match found it: "host" or "nvme"
+    eta_us: int  # until it can be read, as the daemon estimates
+    durable: bool  # on NVMe
     pinned: bool
 
     @classmethod
@@ -172,7 +211,7 @@ class Model(_Handle):
         return bytes(out).hex()
 
     def grain_keys(self, tokens: Sequence[int] | np.ndarray, extra: bytes = b"") -> list[str]:
-        """The chain value after each full grain of 16 tokens."""
+        """The chain value after each full grain of 16 tokens, as 64 hex digits each."""
         array = _tokens(tokens)
         capacity = len(array) // 16
         out = np.empty((max(capacity, 1), _capi.KEY_BYTES), np.uint8)
@@ -202,7 +241,12 @@ class Match(_Handle):
 
 
 class Lease(_Handle):
-    """A pin on stored KV. Use as a context manager; views die with it."""
+    """A pin on stored KV. Use as a context manager. It also ends by itself when its time is up.
+    Not thread-safe, except that any thread may wait.
+
+    Arrays from part() and payload() are read-only views: after close() their memory belongs to
+    others or to nobody, so copy what must outlive the lease.
+    """
 
     _free = "terrace_lease_release"
 
@@ -233,9 +277,10 @@ class Lease(_Handle):
         return bool(lib.terrace_expired(self._h))
 
     def wait_layer(self, layer: int, timeout_s: float | None = None) -> None:
-        """Blocks until K and V of `layer` are there for every chunk.
+        """Blocks until K and V of `layer` are there for every usable chunk.
 
-        Raises DataLoss when a load failed, Unavailable when the daemon died, DeadlineExceeded.
+        Raises DataLoss when a load failed (usable_tokens has shrunk), NotFound when the lease ran
+        out, Unavailable when the daemon died, DeadlineExceeded.
         """
         call("terrace_wait_layer", self._h, layer, _timeout_ms(timeout_s))
 
@@ -273,36 +318,40 @@ class Lease(_Handle):
             os.close(descriptor)
 
     def part(self, chunk: int, layer: int, kv: int) -> np.ndarray:
-        """The bytes of one part, uint8, a view of shared memory. `kv` is K or V.
+        """The bytes of one part, a read-only view of shared memory: uint8 [bytes], which
+        view(dtype).reshape() makes [object_tokens, kv_heads, head_dim] of a token-major layout and
+        [kv_heads, object_tokens, head_dim] of a head-major one. `kv` is K or V; only the chunk's
+        first matched_tokens are the prompt's.
 
-        Raises FailedPrecondition before wait_layer succeeded or after the lease ran out, DataLoss
-        when the checksum does not match (daemons with verify = "always").
+        Raises Unavailable before wait_layer succeeded, NotFound after the lease ran out,
+        DataLoss when the checksum does not match (daemons with verify = "always").
         """
         data, size = c.c_void_p(), c.c_size_t()
         call("terrace_part", self._h, chunk, layer, kv, c.byref(data), c.byref(size))
-        return _view(data, size, self)
+        return _view(data, size, self, writable=False)
 
     def read_rows(self, layer: int, kv: int, tokens: int, address: int, rows: int,
                   stride_bytes: int) -> None:
         """Copies the first `tokens` tokens of a layer's K or V, out of all chunks, to `rows` runs
         (KV heads when head-major, 1 when token-major) that begin `stride_bytes` apart in memory.
+        `address` is the first one's, such as array.ctypes.data or tensor.data_ptr(): the caller
+        answers for rows * stride_bytes writable bytes behind it.
 
         Raises as part(), and InvalidArgument when the shape does not fit the layout.
         """
         call("terrace_read_rows", self._h, layer, kv, tokens, address, rows, stride_bytes)
 
     def payload(self) -> np.ndarray:
-        """The bytes of an opaque object (Client.get), uint8, a view of shared memory."""
+        """The bytes of an opaque object (Client.get), uint8 [bytes], a read-only view of shared
+        memory. Raises as part()."""
         data, size = c.c_void_p(), c.c_size_t()
         call("terrace_lease_bytes", self._h, c.byref(data), c.byref(size))
-        return _view(data, size, self)
+        return _view(data, size, self, writable=False)
 
     def renew(self, ttl_s: float) -> None:
-        call("terrace_renew", self._h, int(ttl_s * 1000))
-
-
-def _timeout_ms(timeout_s: float | None) -> int:
-    return _capi.NO_TIMEOUT if timeout_s is None else min(int(timeout_s * 1000), 0xFFFFFFFE)
+        """The lease now runs out `ttl_s` from now; 0 is the daemon's default. Raises NotFound when
+        it has run out already."""
+        call("terrace_renew", self._h, _milliseconds("ttl_s", ttl_s))
 
 
 def _drain(descriptor: int) -> None:
@@ -312,28 +361,34 @@ def _drain(descriptor: int) -> None:
         pass
 
 
-def _view(data: c.c_void_p, size: c.c_size_t, owner: object) -> np.ndarray:
+def _view(data: c.c_void_p, size: c.c_size_t, owner: object, *, writable: bool) -> np.ndarray:
+    """uint8 [size] over foreign memory. What others read too cannot be made writable again."""
     if size.value == 0:
         return np.empty(0, np.uint8)
     buffer = (c.c_uint8 * size.value).from_address(data.value)
     buffer._owner = owner  # the lease lives as long as any view of it
-    return np.frombuffer(buffer, np.uint8)
+    return np.frombuffer(buffer if writable else memoryview(buffer).toreadonly(), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreChunk:
+    """One object of a store; its parts are [token_count, ...] as KvGeometry says."""
+
     index: int
     token_begin: int
     token_count: int
-    needed: bool  # False: stored already, or being stored by someone else
+    needed: bool  # False: stored already, being stored by someone else, or there was no room
 
 
 @dataclasses.dataclass(frozen=True)
 class CommitReport:
+    """Chunks by what became of them."""
+
     stored: int
-    already: int
-    failed: int
+    already: int  # stored before, or by someone else meanwhile
+    failed: int  # no room, not written, or refused
     stored_bytes: int
+    why: str = ""  # of the first failed chunk
 
 
 class Store(_Handle):
@@ -352,30 +407,45 @@ class Store(_Handle):
         return chunks
 
     def write(self, chunk: int, layer: int, kv: int, source: np.ndarray) -> None:
-        """Copies a whole part, contiguous, and checksums it in the same pass."""
+        """Copies a whole part and checksums it in the same pass. `source` has any dtype and shape
+        of the part's bytes in the part's order; one that is not contiguous is copied twice.
+
+        Raises InvalidArgument when the size differs, FailedPrecondition when the chunk is not
+        needed or the store is over.
+        """
         flat = np.ascontiguousarray(source)
         call("terrace_store_write", self._h, chunk, layer, kv, flat.ctypes.data, flat.nbytes)
 
     def write_rows(self, chunk: int, layer: int, kv: int, address: int, rows: int, row_bytes: int,
                    stride_bytes: int) -> None:
-        """Copies a part that lies in memory as `rows` runs of `row_bytes`, `stride_bytes` apart."""
+        """As write(), from a part that lies at `address` as `rows` runs of `row_bytes` that begin
+        `stride_bytes` apart."""
         call("terrace_store_write_rows", self._h, chunk, layer, kv, address, rows, row_bytes,
              stride_bytes)
 
     def buffer(self, chunk: int, layer: int, kv: int) -> np.ndarray:
-        """The part's place in shared memory, uint8, to be filled in place before commit."""
+        """The part's place in shared memory, uint8 [bytes], to be filled in place before commit
+        and left alone after it."""
         data, size = c.c_void_p(), c.c_size_t()
         call("terrace_store_buffer", self._h, chunk, layer, kv, c.byref(data), c.byref(size))
-        return _view(data, size, self)
+        return _view(data, size, self, writable=True)
 
     def commit(self) -> CommitReport:
+        """Publishes every needed chunk that is complete and gives the others back.
+
+        Raises InvalidArgument naming the first part that was not written (complete chunks are
+        published nevertheless), FailedPrecondition the second time.
+        """
         report = _capi.CommitReport()
         call("terrace_store_commit", self._h, c.byref(report))
-        return CommitReport(report.stored, report.already, report.failed, report.stored_bytes)
+        why = lib.terrace_last_error().decode(errors="replace") if report.why else ""
+        return CommitReport(report.stored, report.already, report.failed, report.stored_bytes, why)
 
 
 class Client(_Handle):
-    """A session with a daemon. Thread-safe. After Unavailable, open a new one."""
+    """A session with a daemon. Thread-safe. After Unavailable, open a new one. Closing it ends its
+    leases and stores, and waits for the private daemon it started, which makes what was committed
+    durable before it ends."""
 
     _free = "terrace_close"
 
@@ -397,23 +467,36 @@ class Client(_Handle):
         return lib.terrace_tenant(self._h).decode()
 
     def register_kv(self, geometry: KvGeometry) -> Model:
+        """Raises InvalidArgument naming the field that makes no sense."""
         handle = c.c_void_p()
         call("terrace_register_kv", self._h, c.byref(geometry._to_c()), c.byref(handle))
         return Model(handle, self, geometry)
 
     def match_prefix(self, model: Model, tokens: Sequence[int] | np.ndarray,
                      extra: bytes = b"") -> Match:
-        """The longest stored prefix, at a grain of 16 tokens. No side effect."""
+        """The longest stored prefix of `tokens` (each within u32), at a grain of 16 tokens. `extra`
+        is hashed into the keys: prompts with different ones share nothing. No side effect.
+
+        A miss is a match of 0 tokens. Raises InvalidArgument naming tokens, Unavailable.
+        """
         array, handle = _tokens(tokens), c.c_void_p()
         call("terrace_match_prefix", self._h, model._h, array.ctypes.data, len(array), extra,
              len(extra), c.byref(handle))
         return Match(handle)
 
     def acquire(self, model: Model, match: Match, *, ttl_s: float = 0, priority: int = 0) -> Lease:
-        """Pins what was matched and starts bringing up what is not in memory, in layer order."""
+        """Pins what was matched and starts bringing up what is not in memory, in layer order.
+
+        `ttl_s` 0 is the daemon's default; `priority` is 0 (demand) .. 4 (background). What was
+        evicted since the match shortens the lease's usable_tokens. Raises NotFound when nothing is
+        left, FailedPrecondition when it was stored with another layout, ResourceExhausted past the
+        tenant's limits.
+        """
+        if not 0 <= priority <= 4:
+            raise errors.InvalidArgument(f"priority: {priority}; expected 0 .. 4")
         handle = c.c_void_p()
-        call("terrace_acquire", self._h, model._h, match._h, int(ttl_s * 1000), priority,
-             c.byref(handle))
+        call("terrace_acquire", self._h, model._h, match._h, _milliseconds("ttl_s", ttl_s),
+             priority, c.byref(handle))
         return Lease(handle, self, model)
 
     def begin_store(self, model: Model, tokens: Sequence[int] | np.ndarray, *, extra: bytes = b"",
@@ -422,32 +505,37 @@ class Client(_Handle):
         16 tokens is left out. `cost_us` is the time it took to compute all of them."""
         array, handle = _tokens(tokens), c.c_void_p()
         call("terrace_begin_store", self._h, model._h, array.ctypes.data, len(array), extra,
-             len(extra), cost_us, c.byref(handle))
+             len(extra), _u64("cost_us", cost_us), c.byref(handle))
         return Store(handle)
 
     def opaque_key(self, name: str | bytes) -> str:
+        """The key of this tenant's object of that name, for put() and get(): 64 hex digits."""
         raw = name.encode() if isinstance(name, str) else name
         out = _capi.Key()
         call("terrace_opaque_key", self._h, raw, len(raw), out)
         return bytes(out).hex()
 
-    def put(self, key: bytes | str, data: bytes | np.ndarray) -> None:
-        """Stores bytes under a key. Raises AlreadyExists."""
-        flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
+    def put(self, key: bytes | str, data: bytes | bytearray | memoryview | np.ndarray) -> None:
+        """Stores bytes, or those of an array, under a key. Raises AlreadyExists, InvalidArgument
+        when they are more than the host tier holds, ResourceExhausted when there is no room."""
+        array = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+        flat = np.ascontiguousarray(array)
         call("terrace_put", self._h, _key(key), flat.ctypes.data, flat.nbytes)
 
     def get(self, key: bytes | str, *, ttl_s: float = 0) -> Lease:
         """Pins the object of a key; wait() and read payload(). Raises NotFound."""
         handle = c.c_void_p()
-        call("terrace_get", self._h, _key(key), int(ttl_s * 1000), c.byref(handle))
+        call("terrace_get", self._h, _key(key), _milliseconds("ttl_s", ttl_s), c.byref(handle))
         return Lease(handle, self)
 
     # What operators do; the `terrace` command does the same.
 
     def status(self) -> dict:
+        """Tiers, sessions, leases and counters, as `terrace --json status` prints them."""
         return json.loads(_capi.take_text("terrace_status_json", self._h))
 
     def ls(self) -> list[dict]:
+        """All objects of this tenant, each as show() describes it."""
         objects, cursor = [], 0
         while True:
             page = json.loads(_capi.take_text("terrace_ls_json", self._h, cursor, 1000))
@@ -457,20 +545,24 @@ class Client(_Handle):
                 return objects
 
     def show(self, key: bytes | str) -> dict:
+        """One object: kind, tokens, bytes, tiers, pinned. Raises NotFound."""
         return json.loads(_capi.take_text("terrace_show_json", self._h, _key(key)))
 
     def rm(self, key: bytes | str) -> None:
+        """Removes an object from all tiers. Raises NotFound."""
         call("terrace_remove", self._h, _key(key))
 
     def pin(self, key: bytes | str, pinned: bool = True) -> None:
+        """Keeps an object from eviction, or no longer. Raises NotFound."""
         call("terrace_pin", self._h, _key(key), int(pinned))
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Waits until everything committed so far is durable on NVMe."""
+        """Waits until everything committed so far is durable on NVMe. Raises DeadlineExceeded."""
         call("terrace_flush", self._h, _timeout_ms(timeout_s))
 
     def verify(self) -> dict[str, int]:
-        """Reads everything of this tenant back and checks it."""
+        """Reads everything of this tenant back and checks it: how many objects were `checked`,
+        `corrupt` and `skipped`, and their `bytes`."""
         report = _capi.VerifyReport()
         call("terrace_verify", self._h, c.byref(report))
         return {name: getattr(report, name) for name, _ in report._fields_}

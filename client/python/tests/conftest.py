@@ -22,8 +22,8 @@ from terraced import Terraced  # noqa: E402
 
 @pytest.fixture
 def directory():
-    # O_DIRECT does not work everywhere /tmp may be.
-    path = pathlib.Path(tempfile.mkdtemp(prefix="py-", dir=BUILD))
+    # O_DIRECT does not work everywhere /tmp may be, and paths of sockets must be short.
+    path = pathlib.Path(tempfile.mkdtemp(prefix="terrace-py-", dir="/var/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -6,6 +6,9 @@ import asyncio
 import ctypes
 import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -29,7 +32,8 @@ def kv(tokens: np.ndarray, layer: int, which: int) -> np.ndarray:
     """uint8 [heads, tokens, ITEM]: a function of what it stands for."""
     head = np.arange(2)[:, None, None]
     item = np.arange(ITEM)[None, None, :]
-    return (tokens[None, :, None] * 7 + layer * 31 + which * 101 + head * 13 + item).astype(np.uint8)
+    value = tokens[None, :, None] * 7 + layer * 31 + which * 101 + head * 13 + item
+    return value.astype(np.uint8)
 
 
 def store(client: terrace_kv.Client, model: terrace_kv.Model, tokens: np.ndarray,
@@ -95,6 +99,11 @@ def test_views_are_shared_memory_and_not_copies(client):
         mapping = next(line for line in open("/proc/self/maps") if "terrace-host" in line)
         begin, end = (int(x, 16) for x in mapping.split()[0].split("-"))
         assert begin <= view.ctypes.data < end
+        # Other processes read the same bytes: nobody changes them after commit.
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+        with pytest.raises(ValueError):
+            view.flags.writeable = True
 
 
 def test_rows_in_and_out(client):
@@ -140,11 +149,10 @@ def test_a_lease_that_ran_out_says_so(client):
     model, tokens = client.register_kv(GEOMETRY), prompt(256)
     store(client, model, tokens)
     lease = client.acquire(model, client.match_prefix(model, tokens), ttl_s=0.05)
-    lease.wait(10)
     while not lease.expired:
         pass
     for use in (lambda: lease.part(0, 0, K), lambda: lease.renew(1), lambda: lease.wait(1)):
-        with pytest.raises(errors.TerraceError):
+        with pytest.raises(errors.NotFound):
             use()
     lease.close()
     with pytest.raises(errors.FailedPrecondition):
@@ -152,6 +160,13 @@ def test_a_lease_that_ran_out_says_so(client):
 
 
 def test_opaque_objects(client):
+    for data in (bytearray(b"abc"), memoryview(b"abc"), np.frombuffer(b"abc", np.uint8)):
+        copy = client.opaque_key(f"of a {type(data).__name__}")
+        client.put(copy, data)
+        with client.get(copy) as lease:
+            lease.wait(10)
+            assert lease.payload().tobytes() == b"abc"
+        client.rm(copy)
     key = client.opaque_key("session/1")
     assert key == client.opaque_key(b"session/1") != client.opaque_key("session/2")
     with pytest.raises(errors.NotFound):
@@ -207,11 +222,15 @@ def test_asyncio_waits_for_a_load_from_nvme(directory):
             match = client.match_prefix(model, tokens)
             assert {c.tier for c in match.chunks} == {"nvme"}
 
+            async def layer_of(lease: terrace_kv.Lease, layer: int) -> None:
+                await asyncio.wait_for(lease.wait_layer_async(layer), 60)
+                assert np.array_equal(lease.part(1, layer, V), part)
+
             async def load() -> None:
                 with client.acquire(model, match) as lease:
-                    for layer in range(geometry.layers):
-                        await asyncio.wait_for(lease.wait_layer_async(layer), 60)
-                        assert np.array_equal(lease.part(1, layer, V), part)
+                    await asyncio.gather(*(layer_of(lease, i) for i in range(geometry.layers)))
+                    with pytest.raises(errors.InvalidArgument, match="layer"):
+                        await lease.wait_layer_async(geometry.layers)
 
             asyncio.run(load())
 
@@ -247,6 +266,9 @@ def test_death_of_the_daemon_is_unavailable(daemon, client):
     lease.close()
     with pytest.raises(errors.Unavailable):
         client.match_prefix(model, tokens)
+    assert not client.alive
+    with pytest.raises(errors.TerraceError):  # nobody is there to connect to either
+        terrace_kv.open(socket=daemon.socket_path)
 
 
 def _status_error(client: terrace_kv.Client) -> type[BaseException] | None:
@@ -276,6 +298,8 @@ def test_unknown_tenant(daemon):
     ({"dtype": "complex64"}, "dtype"), ({"order": "diagonal"}, "order"),
     ({"kv_heads": 2**31, "head_dim": 2**31}, "bytes|head|overflow"), ({"layers": -1}, "layers"),
     ({"tp_rank": 2, "tp_size": 2}, "tp_rank"), ({"model_id": ""}, "model_id"),
+    ({"model_id": "a\0b"}, "model_id"), ({"model_id": None}, "model_id"),
+    ({"layers": 2.5}, "layers"), ({"layers": 2**32 + 2}, "layers"),
 ])
 def test_geometries_that_make_no_sense(client, changes, named):
     fields = {"model_id": "m", "dtype": "float16", "layers": 2, "kv_heads": 2, "head_dim": 8}
@@ -283,7 +307,8 @@ def test_geometries_that_make_no_sense(client, changes, named):
         client.register_kv(terrace_kv.KvGeometry(**(fields | changes)))
 
 
-@pytest.mark.parametrize("tokens", [[-1], [2**32], [0.5], [[1, 2], [3, 4]], ["a"]])
+@pytest.mark.parametrize("tokens", [[-1], [2**32], [2**70], [0.5], [[1, 2], [3, 4]], [[1], [2, 3]],
+                                    ["a"], 7])
 def test_tokens_that_are_not_tokens(client, tokens):
     model = client.register_kv(GEOMETRY)
     with pytest.raises(errors.InvalidArgument, match="tokens"):
@@ -295,14 +320,46 @@ def test_an_object_larger_than_the_tier(client):
                                  head_dim=128)
     with client.begin_store(client.register_kv(huge), prompt(256)) as writing:
         assert not writing.chunks[0].needed
-        assert writing.commit().failed == 1
+        report = writing.commit()
+        assert report.failed == 1 and "host" in report.why
     with pytest.raises(errors.InvalidArgument, match="host"):
         client.put(client.opaque_key("huge"), np.zeros(80 * MIB, np.uint8))
 
 
+@pytest.mark.parametrize("seconds", [-1, -0.001, float("nan")])
+def test_times_that_are_no_times(client, seconds):
+    model, tokens = client.register_kv(GEOMETRY), prompt(256)
+    store(client, model, tokens)
+    match = client.match_prefix(model, tokens)
+    with client.acquire(model, match) as lease:
+        for use in (lambda: client.acquire(model, match, ttl_s=seconds),
+                    lambda: lease.wait(seconds), lambda: lease.renew(seconds),
+                    lambda: client.get("00" * 32, ttl_s=seconds), lambda: client.flush(seconds)):
+            with pytest.raises(errors.InvalidArgument, match="_s: "):
+                use()
+
+
+def test_numbers_do_not_wrap_around(client, directory):
+    model = client.register_kv(GEOMETRY)
+    with pytest.raises(errors.InvalidArgument, match="cost_us"):
+        client.begin_store(model, prompt(256), cost_us=-1)
+    with pytest.raises(errors.InvalidArgument, match="host_capacity_bytes"):
+        terrace_kv.open(directory / "c", host_capacity_bytes=-1)
+    store(client, model, prompt(256))
+    match = client.match_prefix(model, prompt(256))
+    with pytest.raises(errors.InvalidArgument, match="priority"):
+        client.acquire(model, match, priority=256)
+    with client.acquire(model, match) as lease:
+        lease.wait(10)
+        for chunk, layer, which in ((1, 0, K), (-1, 0, K), (0, 3, K), (0, -1, K), (0, 0, 2)):
+            with pytest.raises(errors.InvalidArgument):
+                lease.part(chunk, layer, which)
+
+
 def test_a_closed_client_and_bad_keys(client):
-    with pytest.raises(errors.InvalidArgument, match="32 bytes"):
-        client.show("ab")
+    for bad in ("ab", b"", "zz" * 32):
+        with pytest.raises(errors.InvalidArgument, match="key: expected"):
+            client.show(bad)
     client.close()
     client.close()
     assert not client.alive
@@ -321,16 +378,90 @@ def test_every_function_of_the_header_is_declared():
         assert len(arguments) == len(_capi._FUNCTIONS[name][1]), name
 
 
-@pytest.mark.parametrize("struct, name", [
-    (_capi.ConnectOptions, "terrace_connect_options"), (_capi.SpawnOptions, "terrace_spawn_options"),
-    (_capi.KvGeometry, "terrace_kv_geometry"), (_capi.ChunkInfo, "terrace_chunk_info"),
-    (_capi.StoreChunkInfo, "terrace_store_chunk_info_t"),
+STRUCTURES = [
+    (_capi.ConnectOptions, "terrace_connect_options"),
+    (_capi.SpawnOptions, "terrace_spawn_options"), (_capi.KvGeometry, "terrace_kv_geometry"),
+    (_capi.ChunkInfo, "terrace_chunk_info"), (_capi.StoreChunkInfo, "terrace_store_chunk_info_t"),
     (_capi.CommitReport, "terrace_commit_report"), (_capi.VerifyReport, "terrace_verify_report"),
-])
-def test_structures_match_the_header(struct, name):
+]
+
+
+def test_structures_are_laid_out_as_the_compiler_lays_out_the_header(directory):
+    lines = []
+    for struct, name in STRUCTURES:
+        lines.append(f'printf("{name} %zu", sizeof({name}));')
+        for field, _ in struct._fields_:
+            size = f"sizeof((({name}*)0)->{field})"
+            lines.append(f'printf(" {field}@%zu+%zu", offsetof({name}, {field}), {size});')
+        lines.append('puts("");')
+    source = directory / "layout.c"
+    source.write_text("#include <stddef.h>\n#include <stdio.h>\n#include \"client/terrace_c.h\"\n"
+                      "int main(void) {\n" + "\n".join(lines) + "\nreturn 0;\n}\n")
+    program = directory / "layout"
+    subprocess.run(["cc", "-I", str(ROOT), "-o", str(program), str(source)], check=True)
+    compiled = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    expected = [" ".join([name, str(ctypes.sizeof(struct)),
+                          *(f"{f}@{getattr(struct, f).offset}+{getattr(struct, f).size}"
+                            for f, _ in struct._fields_)]) for struct, name in STRUCTURES]
+    assert compiled.splitlines() == expected
+
+
+def test_structures_name_every_member_of_the_header():
     header = (ROOT / "client" / "terrace_c.h").read_text()
-    body = header[: header.index(f"}} {name};")].rpartition("typedef struct {")[2]
-    code = re.sub(r"/\*.*?\*/", "", body, flags=re.S)
-    fields = re.findall(r"(\w+)(?:\[\w+\])?\s*(?=[;,])", code)
-    assert fields == [field for field, _ in struct._fields_]
-    assert ctypes.sizeof(struct) % ctypes.alignment(struct) == 0
+    for struct, name in STRUCTURES:
+        body = header[: header.index(f"}} {name};")].rpartition("typedef struct {")[2]
+        code = re.sub(r"/\*.*?\*/", "", body, flags=re.S)
+        members = re.findall(r"(\w+)(?:\[\w+\])?\s*(?=[;,])", code)
+        assert members == [field for field, _ in struct._fields_], name
+
+
+@pytest.mark.parametrize("function, struct", [
+    ("terrace_connect", _capi.ConnectOptions), ("terrace_spawn", _capi.SpawnOptions),
+])
+@pytest.mark.parametrize("wrong_by", [-8, 8])
+def test_another_size_of_options_is_refused(function, struct, wrong_by):
+    handle = ctypes.c_void_p()
+    options = struct(struct_size=ctypes.sizeof(struct) + wrong_by)
+    with pytest.raises(errors.InvalidArgument, match="struct_size"):
+        _capi.call(function, ctypes.byref(options), ctypes.byref(handle))
+    assert not handle.value
+
+
+def test_another_size_of_geometry_is_refused(client):
+    handle, geometry = ctypes.c_void_p(), GEOMETRY._to_c()
+    geometry.struct_size -= 8
+    with pytest.raises(errors.InvalidArgument, match="struct_size"):
+        _capi.call("terrace_register_kv", client._h, ctypes.byref(geometry), ctypes.byref(handle))
+
+
+def import_in(package_parent, **environment: object) -> subprocess.CompletedProcess[str]:
+    """Imports the package that lies there in a fresh process, with nothing of ours named."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TERRACE")}
+    return subprocess.run(
+        [sys.executable, "-c", "from terrace_kv import _capi; print(_capi.lib._name)"],
+        capture_output=True, text=True, cwd="/", timeout=60,
+        env=clean | {"PYTHONPATH": str(package_parent)} |
+        {name: str(value) for name, value in environment.items()})
+
+
+def test_where_the_library_is_found(directory):
+    parent = directory / "checkout" / "client" / "python"
+    shutil.copytree(ROOT / "client" / "python" / "terrace_kv", parent / "terrace_kv")
+    missing = import_in(parent)
+    assert missing.returncode != 0 and "make build" in missing.stderr
+    for variable in ("TERRACE_LIBRARY", "TERRACE_BUILD_DIR"):
+        wrong = import_in(parent, **{variable: directory / "nowhere"})
+        assert wrong.returncode != 0 and f"ImportError: {variable} is set" in wrong.stderr
+    (directory / "text").write_text("not a library")
+    other = import_in(parent, TERRACE_LIBRARY=directory / "text")
+    assert other.returncode != 0 and "/text is not the libterrace of" in other.stderr
+    library = BUILD / "libterrace.so"
+    release = directory / "checkout" / "build" / "release" / "libterrace.so"
+    beside = parent / "terrace_kv" / "libterrace.so"
+    for place in (release, beside):  # each is preferred to those before
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(library)
+        assert import_in(parent).stdout.strip() == str(place)
+    assert import_in(parent, TERRACE_BUILD_DIR=BUILD).stdout.strip() == str(library)
+    assert import_in(parent, TERRACE_BUILD_DIR="/nowhere",
+                     TERRACE_LIBRARY=library).stdout.strip() == str(library)

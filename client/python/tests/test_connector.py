@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig
-from transformers import MistralForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    DeepseekV3Config, DeepseekV3ForCausalLM, DynamicCache, GenerationConfig, LlamaConfig,
+    LlamaForCausalLM, MistralConfig, MistralForCausalLM, T5Config, T5ForConditionalGeneration,
+)
 
 import smollm2
 import terrace_kv
@@ -13,6 +17,12 @@ from conftest import BUILD
 from terrace_kv import errors
 from terrace_kv.connectors.transformers import TerracePrefixCache, geometry_of
 from terraced import MIB, Terraced
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More cost a tiny model more than they give, on a busy machine above all."""
+    torch.set_num_threads(1)
 
 
 def tiny(dtype: torch.dtype = torch.float32, seed: int = 0, **changes) -> LlamaForCausalLM:
@@ -110,6 +120,52 @@ def test_the_daemon_dies_and_generation_goes_on(daemon, client):
     assert cache.stats.errors > 0
 
 
+def in_first_forward(model: LlamaForCausalLM, layer: int, action) -> None:
+    """Runs `action` once, after `layer` of the model has run."""
+    def hook(*_: object) -> None:
+        handle.remove()
+        action()
+    handle = model.model.layers[layer].register_forward_hook(hook)
+
+
+def test_the_daemon_dies_in_the_middle_of_a_restored_prompt(directory):
+    model, ids = tiny(), prompt(600)
+    expected, _ = plain(model, ids, 16)
+    with Terraced(directory) as daemon:
+        with terrace_kv.open(socket=daemon.socket_path) as client:
+            TerracePrefixCache(client, model).generate(ids, max_new_tokens=1, do_sample=False)
+            client.flush(60)
+        daemon.kill()
+        daemon.start()
+        with terrace_kv.open(socket=daemon.socket_path) as client:
+            cache = TerracePrefixCache(client, model)
+            in_first_forward(model, 0, daemon.kill)
+            assert cache.generate(ids, max_new_tokens=16, do_sample=False)[0].tolist() == expected
+            # Layers that were up already are read; the answer cannot be stored.
+            assert cache.stats.restored_tokens in (0, 592) and cache.stats.errors == 1
+
+
+def test_a_layer_that_cannot_be_read_is_computed(client):
+    model, ids = tiny(), prompt(400)
+    expected, _ = plain(model, ids, 16)
+    cache = TerracePrefixCache(client, model)
+    cache.generate(ids, max_new_tokens=1, do_sample=False)
+    in_first_forward(model, 1, client.close)  # layers 0 and 1 are restored, 2 is not
+    assert cache.generate(ids, max_new_tokens=16, do_sample=False)[0].tolist() == expected
+    assert cache.stats.recomputed == 1 and cache.stats.restored_tokens == 0
+
+
+def test_an_error_of_the_engine_gives_the_lease_back(client):
+    model, ids = tiny(), prompt(400)
+    cache = TerracePrefixCache(client, model)
+    cache.generate(ids, max_new_tokens=1, do_sample=False)
+    in_first_forward(model, 1, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cache.generate(ids, max_new_tokens=1, do_sample=False)
+    client.flush(10)  # releases are not waited for; calls keep their order
+    assert client.status()["leases"] == 0
+
+
 def test_a_damaged_object_is_recomputed(directory):
     model, ids = tiny(), prompt(600)
     expected, _ = plain(model, ids, 16)
@@ -144,12 +200,63 @@ def test_what_is_not_standard_kv_is_refused_by_name(client):
     with pytest.raises(errors.InvalidArgument, match="encoder-decoder"):
         TerracePrefixCache(client, T5ForConditionalGeneration(T5Config(
             vocab_size=100, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)))
-    with pytest.raises(errors.InvalidArgument, match="float64"):
-        TerracePrefixCache(client, tiny(torch.float64))
-    cache = TerracePrefixCache(client, tiny())
-    for bad in (prompt(10)[0], prompt(10).repeat(2, 1), prompt(10)[:, :0]):
+    latent = DeepseekV3ForCausalLM(DeepseekV3Config(
+        vocab_size=100, hidden_size=32, intermediate_size=32, moe_intermediate_size=16,
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, n_routed_experts=8,
+        kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=8, v_head_dim=16, qk_nope_head_dim=8))
+    with pytest.raises(errors.InvalidArgument, match="kv_lora_rank"):
+        TerracePrefixCache(client, latent)
+    for dtype in (torch.float64, torch.float8_e4m3fn):
+        with pytest.raises(errors.InvalidArgument, match=str(dtype)):
+            TerracePrefixCache(client, tiny(dtype))
+    dynamic = tiny(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+    with pytest.raises(errors.InvalidArgument, match="RoPE of type dynamic"):
+        TerracePrefixCache(client, dynamic)
+
+
+def test_prompts_whose_kv_depends_on_more_than_their_tokens_are_refused(client):
+    model, ids = tiny(), prompt(40)
+    cache = TerracePrefixCache(client, model)
+    for bad in (ids[0], ids.repeat(2, 1), ids[:, :0]):
         with pytest.raises(errors.InvalidArgument, match="input_ids"):
             cache.generate(bad, max_new_tokens=1)
+    masked = torch.ones_like(ids)
+    masked[:, :3] = 0
+    for name, value in (("attention_mask", masked), ("num_beams", 2), ("num_return_sequences", 2),
+                        ("pixel_values", torch.zeros(1)), ("inputs_embeds", torch.zeros(1, 40, 64)),
+                        ("past_key_values", DynamicCache()), ("use_cache", False)):
+        with pytest.raises(errors.InvalidArgument, match=name):
+            cache.generate(ids, max_new_tokens=1, do_sample=False, **{name: value})
+    with pytest.raises(errors.InvalidArgument, match="num_beams"):
+        cache.generate(ids, generation_config=GenerationConfig(num_beams=3, max_new_tokens=1))
+    model.train()
+    with pytest.raises(errors.InvalidArgument, match="training"):
+        cache.generate(ids, max_new_tokens=1)
+    model.eval()
+    assert client.status()["objects"] == 0 and client.status()["leases"] == 0
+    options = GenerationConfig(max_new_tokens=4, do_sample=False, repetition_penalty=1.2)
+    cache.generate(ids, generation_config=options, attention_mask=torch.ones_like(ids))
+    assert client.status()["objects"] == 1
+
+
+def test_a_cache_that_is_not_one_prompts_is_not_stored(client):
+    model, ids = tiny(), prompt(300)
+    cache = TerracePrefixCache(client, model)
+    _, computed = plain(model, ids, 1)
+    two, half = plain(model, ids, 1)[1], plain(model, ids, 1)[1]
+    two.batch_repeat_interleave(2)
+    half.layers[2].keys = half.layers[2].keys.to(torch.float16)
+    short = plain(model, ids, 1)[1]
+    short.layers.pop()
+    for bad in (two, half, short):
+        assert cache.store(ids, bad) == 0
+    assert cache.stats.errors == 3 and client.status()["objects"] == 0
+    assert cache.store(ids, DynamicCache()) == 0 and cache.stats.errors == 3
+    assert cache.store(ids, computed) > 0
+    restored, matched = cache.restore(ids)
+    assert matched == 288 and cache.store(ids, restored) == 0 and cache.stats.errors == 4
+    with pytest.raises(errors.FailedPrecondition, match="cropped"):
+        restored.layers[0].crop(-4)
 
 
 def test_a_prompt_shorter_than_a_grain(client):
@@ -162,6 +269,7 @@ def test_a_prompt_shorter_than_a_grain(client):
 
 
 def test_smollm2_64_greedy_tokens(directory):
+    torch.set_num_threads(os.cpu_count() or 1)
     model, tokenizer = smollm2.load()
     text = "The lighthouse keeper wrote in his log every evening. " * 28 + "One night"
     ids = tokenizer(text, return_tensors="pt").input_ids

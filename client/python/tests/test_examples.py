@@ -10,7 +10,8 @@ from conftest import ROOT
 
 
 def test_python_prefix_cache(directory):
-    command = [sys.executable, str(ROOT / "examples" / "python_prefix_cache.py"), str(directory / "c")]
+    example = ROOT / "examples" / "python_prefix_cache.py"
+    command = [sys.executable, str(example), str(directory / "c")]
     restored = []
     for _ in range(2):
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)

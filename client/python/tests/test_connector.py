@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from transformers import (
@@ -21,7 +19,8 @@ from terraced import MIB, Terraced
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """More cost a tiny model more than they give, on a busy machine above all."""
+    """Threads of torch wait for each other awake: on a busy machine two are six times slower than
+    one, also for SmolLM2."""
     torch.set_num_threads(1)
 
 
@@ -269,7 +268,6 @@ def test_a_prompt_shorter_than_a_grain(client):
 
 
 def test_smollm2_64_greedy_tokens(directory):
-    torch.set_num_threads(os.cpu_count() or 1)
     model, tokenizer = smollm2.load()
     text = "The lighthouse keeper wrote in his log every evening. " * 28 + "One night"
     ids = tokenizer(text, return_tensors="pt").input_ids

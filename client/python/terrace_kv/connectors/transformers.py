@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 LOAD_TIMEOUT_S = 30.0
 
-# What generate() passes on. Anything else a model takes (images, positions, embeddings) decides what
-# its KV holds and is in no key. The cache and the shape of the result are ours.
+# What generate() passes on. Anything else a model takes (images, positions, embeddings) decides
+# what its KV holds and is in no key. The cache and the shape of the result are ours.
 PASSED_ON = frozenset(
     {*vars(GenerationConfig()), "attention_mask",
      *inspect.signature(GenerationMixin.generate).parameters}

@@ -159,10 +159,10 @@ def test_an_error_of_the_engine_gives_the_lease_back(client):
     cache = TerracePrefixCache(client, model)
     cache.generate(ids, max_new_tokens=1, do_sample=False)
     in_first_forward(model, 1, lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as raised:
         cache.generate(ids, max_new_tokens=1, do_sample=False)
     client.flush(10)  # releases are not waited for; calls keep their order
-    assert client.status()["leases"] == 0
+    assert client.status()["leases"] == 0 and raised.tb  # whose frames still hold the cache
 
 
 def test_a_damaged_object_is_recomputed(directory):

@@ -17,6 +17,7 @@ constexpr size_t kMaxSocketPathBytes = 107;  // sockaddr_un
 constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
                                                         "warning", "error", "off"};
 constexpr std::array<std::string_view, 2> kNotify = {"auto", "off"};
+constexpr std::array<std::string_view, 3> kAdmission = {"auto", "always", "second-touch"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
@@ -74,7 +75,7 @@ constexpr std::array<OptionKey, 3> kHostKeys = {{
      "time an object is acquired from host memory, at the cost of reading it once more."},
 }};
 
-constexpr std::array<OptionKey, 7> kNvmeKeys = {{
+constexpr std::array<OptionKey, 9> kNvmeKeys = {{
     {"enabled", BoolField{TERRACE_MEMBER(nvme.enabled)},
      "Whether objects are written to a file system and survive a restart."},
     {"directory", PathField{TERRACE_MEMBER(nvme.directory), kMaxPathBytes},
@@ -95,6 +96,12 @@ constexpr std::array<OptionKey, 7> kNvmeKeys = {{
     {"max_pending_writes",
      SizeField{TERRACE_MEMBER(nvme.max_pending_writes), {kMiB, 64 * kGiB, 1, ""}},
      "Payload queued for writing; past it objects stay in host memory only, and that is counted."},
+    {"admission", ChoiceField{TERRACE_MEMBER(nvme.admission), kAdmission},
+     "Which objects are written: auto, those used twice, pinned, or whose expected saving exceeds "
+     "what writing them costs; always, all; second-touch, those used twice or pinned."},
+    {"write_budget", SizeField{TERRACE_MEMBER(nvme.write_budget), {0, 1024 * kTiB, 1, ""}},
+     "Bytes written to the device in any 24 hours, everything included, also across restarts; past "
+     "it objects stay in host memory only, and that is counted. 0: no limit."},
 }};
 
 constexpr std::array<OptionKey, 4> kTenantKeys = {{

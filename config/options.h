@@ -62,6 +62,9 @@ struct NvmeSection {
   uint64_t queue_depth = 16;
   Size piece_size = Size::Bytes(uint64_t{1} << 20);
   Size max_pending_writes = Size::Bytes(uint64_t{256} << 20);
+  // Which objects are worth writing: "auto", "always", "second-touch" (tiers/nvme/admission.h).
+  std::string admission = "auto";
+  Size write_budget = Size::Bytes(0);  // a day; 0: no limit
 
   friend bool operator==(const NvmeSection&, const NvmeSection&) = default;
 };

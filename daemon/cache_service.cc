@@ -22,7 +22,7 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
       nvme_(nvme),
       verify_(options.host.verify == "always" ? VerifyMode::kAlways : VerifyMode::kCrossing),
       started_us_(MonotonicUs()),
-      mover_(catalog_, tenants, layouts_, nvme, metrics_, options.nvme.max_pending_writes.bytes,
+      mover_(catalog_, tenants, layouts_, nvme, metrics_, options.nvme,
              [this](const Waiter& waiter, uint32_t word) {
                if (Session* session = sessions_.Find(waiter.session)) {
                  session->board.Publish(waiter.slot, word);
@@ -200,7 +200,7 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
     const ObjectId object = FindVisible(**session, key);
     if (object == kNoObject) break;
     const Entry& entry = catalog_.at(object);
-    if (entry.fingerprint != layout_fingerprints_[layout_id]) break;
+    if (entry.fingerprint != layout_fingerprints_[layout_id] || !mover_.Reachable(entry)) break;
     extents.push_back(Describe(entry, cold_bytes));
     if (extents.back().tier == TierId::kNvme) cold_bytes += extents.back().bytes;
     ++metrics_.lookup_hits;
@@ -222,6 +222,7 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
       catalog_.BestTail(parent, layout_fingerprints_[layout_id], (*session)->tenant, grains);
   if (!best) return match;
   const Entry& entry = catalog_.at(best->id);
+  if (!mover_.Reachable(entry)) return match;
   ++metrics_.tail_matches;
   match.found = true;
   match.key = entry.key;
@@ -418,7 +419,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   } else {
     mover_.Join(id, {session.id, *slot});
   }
-  if (nvme_ != nullptr && entry.record != kNoRecord) nvme_->Touch(entry.record);
+  mover_.Touched(id);
   result.offset = entry.host->extent.offset;
   result.payload_bytes = entry.payload_bytes();
   result.token_count = entry.token_count;

@@ -26,7 +26,7 @@ class CacheService final : public Service {
   CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme);
 
   // Fills the catalog from what the NVMe tier holds. Once, before serving.
-  void Recover() { mover_.Recover(); }
+  absl::Status Recover() { return mover_.Recover(); }
   // Ends leases that ran out, refreshes estimates. Every few tens of milliseconds.
   void Tick();
   uint64_t pending_objects() const { return mover_.pending_objects(); }

@@ -71,6 +71,7 @@ struct Entry {
   EntryState state : 4 = EntryState::kFree;
   bool pinned : 1 = false;
   bool queued : 1 = false;  // waits for write-behind
+  bool reused : 1 = false;  // wanted again since it was stored
 
   uint64_t payload_bytes() const { return uint64_t{payload_units} * kPartAlignment; }
   bool visible() const { return state == EntryState::kVisible; }

@@ -56,6 +56,7 @@ NvmeOptions NvmeOptionsFrom(const Options& options) {
   nvme.queue_depth = options.nvme.queue_depth;
   nvme.piece_bytes = options.nvme.piece_size.bytes;
   nvme.max_pending_write_bytes = options.nvme.max_pending_writes.bytes;
+  nvme.write_budget_bytes_per_day = options.nvme.write_budget.bytes;
   return nvme;
 }
 
@@ -144,12 +145,15 @@ absl::Status Run(const std::string& config_path) {
     auto opened = NvmeTier::Open(NvmeOptionsFrom(*options), loop.poster());
     if (!opened.ok()) return opened.status();
     nvme = *std::move(opened);
+  }
+  CacheService service(*options, *tenants, nvme.get());
+  absl::Status recovered = service.Recover();
+  if (!recovered.ok()) return recovered;
+  if (nvme != nullptr) {
     const NvmeStats stats = nvme->Stats();
     spdlog::info("nvme tier {}: {} records, {} of {} bytes, {}", options->nvme.directory,
                  stats.records, stats.used_bytes, stats.capacity_bytes, stats.engine);
   }
-  CacheService service(*options, *tenants, nvme.get());
-  service.Recover();
 
   ServerOptions server_options;
   server_options.socket_path = options->server.socket_path;

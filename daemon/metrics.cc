@@ -20,6 +20,7 @@ std::vector<std::pair<std::string, uint64_t>> Metrics::List() const {
           {"already_there", already_there},
           {"durable_objects", durable_objects},
           {"durable_bytes", durable_bytes},
+          {"not_admitted", not_admitted},
           {"writes_failed", writes_failed},
           {"evicted_host", evicted_host},
           {"evicted_unwritten", evicted_unwritten},

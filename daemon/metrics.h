@@ -26,6 +26,7 @@ struct Metrics {
   uint64_t already_there = 0;    // reservations refused because the object exists
   uint64_t durable_objects = 0;  // written behind
   uint64_t durable_bytes = 0;
+  uint64_t not_admitted = 0;  // not worth writing behind, so far
   uint64_t writes_failed = 0;
   uint64_t evicted_host = 0;
   uint64_t evicted_unwritten = 0;  // of those, never durable

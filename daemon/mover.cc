@@ -18,6 +18,12 @@ constexpr uint32_t kWriteRetryMs = 10;
 // Assumed until the first reads have been measured: a modest SATA-class device.
 constexpr double kDefaultReadBytesPerS = 500e6;
 
+nvme::AdmissionPolicy PolicyNamed(const std::string& name) {
+  if (name == "always") return nvme::AdmissionPolicy::kAlways;
+  if (name == "second-touch") return nvme::AdmissionPolicy::kSecondTouch;
+  return nvme::AdmissionPolicy::kAuto;
+}
+
 RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const ObjectLayout& layout,
                           uint32_t tenant_stored_id) {
   const HostCopy& host = *entry.host;
@@ -27,6 +33,11 @@ RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const Obje
   meta.fingerprint = catalog.fingerprint(entry.fingerprint);
   meta.kind = entry.kind;
   meta.flags = entry.pinned ? kRecordPinned : 0;
+  if (entry.kind == ObjectKind::kExpert) {
+    meta.lifetime = Lifetime::kImmutable;
+  } else {
+    meta.lifetime = entry.reused || entry.pinned ? Lifetime::kHot : Lifetime::kCold;
+  }
   meta.tenant_id = tenant_stored_id;
   meta.token_count = entry.token_count;
   meta.grain_count = entry.grain_count;
@@ -47,23 +58,24 @@ RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const Obje
 
 Mover::Mover(Catalog& catalog, std::vector<Tenant>& tenants,
              const std::vector<ObjectLayout>& layouts, NvmeTier* nvme, Metrics& metrics,
-             uint64_t max_writing_bytes, std::function<void(const Waiter&, uint32_t)> publish)
+             const NvmeSection& nvme_options, std::function<void(const Waiter&, uint32_t)> publish)
     : catalog_(catalog),
       tenants_(tenants),
       layouts_(layouts),
       nvme_(nvme),
       metrics_(metrics),
       publish_(std::move(publish)),
-      max_writing_bytes_(max_writing_bytes) {
+      max_writing_bytes_(nvme_options.max_pending_writes.bytes),
+      admission_(PolicyNamed(nvme_options.admission)) {
   if (nvme_ != nullptr) {
     nvme_->OnDropped([this](RecordId record, const ObjectKey& key) { RecordDropped(record, key); });
   }
 }
 
-void Mover::Recover() {
-  if (nvme_ == nullptr) return;
+absl::Status Mover::Recover() {
+  if (nvme_ == nullptr) return absl::OkStatus();
   std::vector<RecordId> duplicates;
-  nvme_->ForEachRecord([&](RecordId record, const RecordMeta& meta) {
+  absl::Status status = nvme_->Recover([&](RecordId record, const RecordMeta& meta) {
     auto tenant = std::find_if(tenants_.begin(), tenants_.end(), [&](const Tenant& candidate) {
       return candidate.stored_id == meta.tenant_id;
     });
@@ -93,7 +105,9 @@ void Mover::Recover() {
     }
     catalog_.LinkToParent(id);
   });
+  if (!status.ok()) return status;
   for (RecordId record : duplicates) nvme_->Erase(record);
+  return absl::OkStatus();
 }
 
 bool Mover::Evictable(ObjectId id) const {
@@ -151,9 +165,36 @@ void Mover::Published(ObjectId id) {
   Tenant& tenant = tenants_[entry.tenant];
   ++tenant.host_objects;
   tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+  OfferToNvme(id);
+}
+
+void Mover::OfferToNvme(ObjectId id) {
   if (nvme_ == nullptr) return;
+  const Entry& entry = catalog_.at(id);
+  const NvmeStats stats = nvme_->Stats();
+  if (!admission_.Admit(
+          {entry.key, entry.payload_bytes(), entry.cost_us, entry.pinned || entry.reused},
+          {stats.read_bytes_per_s, stats.write_bytes_per_s})) {
+    ++metrics_.not_admitted;
+    return;
+  }
   Enqueue(id);
   FeedWrites();
+}
+
+bool Mover::Reachable(const Entry& entry) const {
+  return entry.host != nullptr || (nvme_ != nullptr && nvme_->in_service());
+}
+
+void Mover::Touched(ObjectId id) {
+  if (nvme_ == nullptr) return;
+  Entry& entry = catalog_.at(id);
+  if (!std::exchange(entry.reused, true) && entry.record != kNoRecord) admission_.Reused();
+  if (entry.record != kNoRecord) {
+    nvme_->Touch(entry.record);
+  } else if (entry.visible() && entry.host->ready && !entry.queued && !entry.host->writing) {
+    OfferToNvme(id);
+  }
 }
 
 void Mover::Enqueue(ObjectId id) {
@@ -355,6 +396,7 @@ uint32_t Mover::EtaUs(uint64_t bytes) const {
 
 void Mover::Tick() {
   if (nvme_ == nullptr) return;
+  nvme_->Tick();
   read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
   FeedWrites();
 }
@@ -426,7 +468,12 @@ void Mover::RecordLost(const ObjectKey& key) {
 void Mover::SetPinned(ObjectId id, bool pinned) {
   Entry& entry = catalog_.at(id);
   entry.pinned = pinned;
-  if (entry.record != kNoRecord) nvme_->SetPinned(entry.record, pinned);
+  if (entry.record != kNoRecord) {
+    nvme_->SetPinned(entry.record, pinned);
+  } else if (pinned && nvme_ != nullptr && entry.host != nullptr && entry.host->ready &&
+             !entry.queued && !entry.host->writing) {
+    OfferToNvme(id);
+  }
 }
 
 }  // namespace terrace

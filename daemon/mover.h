@@ -11,9 +11,11 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
+#include "config/options.h"
 #include "daemon/catalog.h"
 #include "daemon/metrics.h"
 #include "daemon/tenant.h"
+#include "tiers/nvme/admission.h"
 #include "tiers/nvme/nvme_tier.h"
 #include "transport/service.h"
 
@@ -31,11 +33,12 @@ class Mover {
   // `layouts` outlives the mover and only grows. `nvme` may be null: host tier only.
   // `publish` stores a ready word on a board; it ignores sessions that are gone.
   Mover(Catalog& catalog, std::vector<Tenant>& tenants, const std::vector<ObjectLayout>& layouts,
-        NvmeTier* nvme, Metrics& metrics, uint64_t max_writing_bytes,
+        NvmeTier* nvme, Metrics& metrics, const NvmeSection& nvme_options,
         std::function<void(const Waiter&, uint32_t word)> publish);
 
-  // Fills the catalog from the NVMe tier's records. Once, before serving.
-  void Recover();
+  // Fills the catalog from the NVMe tier's records. Once, before serving. Fails as
+  // NvmeTier::Recover does.
+  absl::Status Recover();
 
   // Space for `bytes` in the tenant's arena, evicting what the policy gives up. Never evicts what
   // is leased, pinned, or being read by the NVMe tier. ResourceExhausted: no room now;
@@ -51,6 +54,10 @@ class Mover {
   absl::Status Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
                        uint32_t& retry_after_ms);
   bool loading(ObjectId id) const { return loading_.contains(id); }
+  // Whether an engine that asks for it can expect to get it.
+  bool Reachable(const Entry& entry) const;
+  // It was leased: it counts for more from now on, and one that was not worth writing may be now.
+  void Touched(ObjectId id);
   void Join(ObjectId id, const Waiter& waiter);
   void Leave(ObjectId id, const Waiter& waiter);
 
@@ -88,6 +95,7 @@ class Mover {
   void EvictHostCopy(ObjectId id);
   void DropHostCopy(ObjectId id);
   void Enqueue(ObjectId id);
+  void OfferToNvme(ObjectId id);
   void Unqueue(Entry& entry);
   bool HostCopyChecks(const Entry& entry) const;
   void FeedWrites();
@@ -112,6 +120,7 @@ class Mover {
   uint64_t writing_objects_ = 0;
   uint64_t writing_bytes_ = 0;
   const uint64_t max_writing_bytes_;
+  nvme::Admission admission_;
   absl::flat_hash_map<ObjectId, Loading> loading_;
   uint64_t loading_bytes_ = 0;
   double read_bytes_per_s_ = 0;

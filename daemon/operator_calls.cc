@@ -56,9 +56,17 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
     reply.counters = {{"nvme_written_bytes", stats.written_bytes},
                       {"nvme_read_bytes", stats.read_bytes},
                       {"nvme_live_bytes", stats.live_bytes},
+                      {"nvme_device_written_bytes", stats.device_written_bytes},
+                      {"nvme_reinserted_bytes", stats.reinserted_bytes},
                       {"nvme_writes_rejected", stats.writes_rejected},
+                      {"nvme_budget_rejected", stats.budget_rejected},
                       {"nvme_read_errors", stats.read_errors},
+                      {"nvme_write_errors", stats.write_errors},
                       {"nvme_corrupt_records", stats.corrupt_records},
+                      {"nvme_torn_records", stats.torn_records},
+                      {"nvme_lost_records", stats.lost_records},
+                      {"nvme_clean_segments", stats.clean_segments},
+                      {"nvme_sealed_segments", stats.sealed_segments},
                       {"nvme_reclaimed_segments", stats.reclaimed_segments}};
   }
   sessions_.ForEach([&](const Session& open) {
@@ -152,6 +160,14 @@ absl::StatusOr<VerifyReply> CacheService::Verify(SessionId id, uint64_t cursor) 
   VerifyReply waiting;
   waiting.next_cursor = cursor;
   if (progress.busy) return waiting;
+
+  if (cursor == 0 && nvme_ != nullptr && !nvme_->lost().empty()) {
+    // What was durable and is gone with its segment cannot be read back: it is told of first.
+    waiting.corrupt_keys = nvme_->lost();
+    waiting.checked = waiting.corrupt = waiting.corrupt_keys.size();
+    waiting.next_cursor = 1;
+    return waiting;
+  }
 
   // Cursor c > 0 means "continue at slot c - 1", so that 0 can mean both start and end.
   uint64_t slot = cursor == 0 ? 0 : cursor - 1;

@@ -38,6 +38,16 @@ constexpr std::array<std::array<uint32_t, 256>, 8> MakeTables() {
 }
 constexpr auto kTables = MakeTables();
 
+// a * b modulo the polynomial, all reflected.
+constexpr uint32_t MultiplyModulo(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (; a != 0; a <<= 1) {
+    if ((a >> 31) != 0) product ^= b;
+    b = (b & 1) != 0 ? (b >> 1) ^ kPolynomialReflected : b >> 1;
+  }
+  return product;
+}
+
 // The state functions work on the inverted register; the public ones invert on entry and exit.
 uint32_t StateScalar(uint32_t state, const uint8_t* data, size_t bytes) {
   while (bytes >= 8) {
@@ -208,6 +218,17 @@ uint32_t StateCopy(Isa isa, uint32_t state, uint8_t* to, const uint8_t* from, si
 #endif  // __x86_64__
 
 }  // namespace
+
+uint32_t Crc32cConcat(uint32_t crc_a, uint32_t crc_b, uint64_t bytes_b) {
+  // x^8, squared for each bit of the length. Reflected: the highest bit is the coefficient of x^0.
+  uint32_t power = uint32_t{1} << (31 - 8);
+  uint32_t shift = uint32_t{1} << 31;
+  for (; bytes_b != 0; bytes_b >>= 1) {
+    if ((bytes_b & 1) != 0) shift = MultiplyModulo(shift, power);
+    power = MultiplyModulo(power, power);
+  }
+  return MultiplyModulo(crc_a, shift) ^ crc_b;
+}
 
 uint32_t Crc32cScalar(const void* data, size_t bytes, uint32_t crc) {
   return ~StateScalar(~crc, static_cast<const uint8_t*>(data), bytes);

@@ -14,6 +14,10 @@ uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 // stores when `bytes` is large, so a store does not sweep the cache; fenced before returning.
 uint32_t CopyCrc32c(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
 
+// The CRC32C of A followed by B, from those of A and B and the length of B. Microseconds, whatever
+// the length: A's is multiplied by x^(8 bytes_b) modulo the polynomial.
+uint32_t Crc32cConcat(uint32_t crc_a, uint32_t crc_b, uint64_t bytes_b);
+
 // Scalar references.
 uint32_t Crc32cScalar(const void* data, size_t bytes, uint32_t crc = 0);
 uint32_t CopyCrc32cScalar(void* destination, const void* source, size_t bytes, uint32_t crc = 0);

@@ -47,6 +47,8 @@ void WriteTiers(const Options& options, JsonWriter& json) {
   json.Field("queue_depth", options.nvme.queue_depth);
   WriteSize("piece_size", options.nvme.piece_size, json);
   WriteSize("max_pending_writes", options.nvme.max_pending_writes, json);
+  json.Field("admission", options.nvme.admission);
+  WriteSize("write_budget", options.nvme.write_budget, json);
   json.EndObject();
 }
 

@@ -32,6 +32,15 @@ TEST(Checksum, KnownVectors) {
   }
 }
 
+TEST(Checksum, OfTwoPiecesFollowsFromTheirChecksums) {
+  const auto data = RandomBytes(9000, 7);
+  for (size_t first : {size_t{0}, size_t{1}, size_t{64}, size_t{4096}, data.size()}) {
+    const uint32_t a = Crc32c(data.data(), first);
+    const uint32_t b = Crc32c(data.data() + first, data.size() - first);
+    EXPECT_EQ(Crc32cConcat(a, b, data.size() - first), Crc32c(data.data(), data.size())) << first;
+  }
+}
+
 TEST(Checksum, EveryImplementationAgreesWithTheScalarOne) {
   const auto data = RandomBytes(8192, 1);
   for (size_t bytes = 0; bytes <= 4096; ++bytes) {

@@ -14,7 +14,7 @@ namespace terrace::nvme {
 
 namespace {
 
-const rocksdb::Slice kStoreIdKey("store");  // the keys of rows begin with 'r'
+const rocksdb::Slice kStoreIdKey("store");
 
 constexpr size_t kWriteBufferBytes = size_t{4} << 20;
 constexpr size_t kCacheBytes = size_t{4} << 20;
@@ -59,35 +59,31 @@ std::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice
 
 }  // namespace
 
-MetaBatch::MetaBatch() : batch_(std::make_unique<rocksdb::WriteBatch>()) {}
-MetaBatch::MetaBatch(MetaBatch&& other) noexcept = default;
-MetaBatch& MetaBatch::operator=(MetaBatch&& other) noexcept = default;
-MetaBatch::~MetaBatch() = default;
-
-void MetaBatch::Put(const RowKey& key, const std::string& value) {
-  batch_->Put(EncodeRowKey(key), value);
-}
-
-void MetaBatch::Delete(const RowKey& key) { batch_->Delete(EncodeRowKey(key)); }
-
-void MetaBatch::DeleteRaw(std::string_view key) { batch_->Delete({key.data(), key.size()}); }
-
-void MetaBatch::DeleteSegment(uint32_t segment_id) {
-  batch_->DeleteRange(EncodeRowKey({segment_id, 0}), EncodeRowKey({segment_id, UINT64_MAX}));
-}
-
-void MetaBatch::PutStoreId(const StoreId& store_id) {
-  batch_->Put(kStoreIdKey, {reinterpret_cast<const char*>(store_id.data()), store_id.size()});
-}
-
-MetaStore::MetaStore(std::unique_ptr<rocksdb::DB> db) : db_(std::move(db)) {}
+MetaStore::MetaStore(System& system, std::unique_ptr<rocksdb::DB> db)
+    : system_(system), db_(std::move(db)) {}
 MetaStore::~MetaStore() = default;
 
-absl::StatusOr<std::unique_ptr<MetaStore>> MetaStore::Open(const std::string& directory) {
+absl::StatusOr<std::unique_ptr<MetaStore>> MetaStore::Open(System& system,
+                                                           const std::string& directory,
+                                                           bool read_only) {
+  absl::Status fault = system.IndexFault();
+  if (!fault.ok()) return fault;
   rocksdb::DB* db = nullptr;
-  rocksdb::Status status = rocksdb::DB::Open(DatabaseOptions(), directory, &db);
+  const rocksdb::Status status =
+      read_only ? rocksdb::DB::OpenForReadOnly(DatabaseOptions(), directory, &db)
+                : rocksdb::DB::Open(DatabaseOptions(), directory, &db);
   if (!status.ok()) return FromRocks(status, "open");
-  return std::unique_ptr<MetaStore>(new MetaStore(std::unique_ptr<rocksdb::DB>(db)));
+  return std::unique_ptr<MetaStore>(new MetaStore(system, std::unique_ptr<rocksdb::DB>(db)));
+}
+
+absl::StatusOr<std::unique_ptr<MetaStore>> MetaStore::Open(System& system,
+                                                           const std::string& directory) {
+  return Open(system, directory, false);
+}
+
+absl::StatusOr<std::unique_ptr<MetaStore>> MetaStore::OpenReadOnly(System& system,
+                                                                   const std::string& directory) {
+  return Open(system, directory, true);
 }
 
 absl::StatusOr<std::optional<StoreId>> MetaStore::store_id() const {
@@ -101,27 +97,46 @@ absl::StatusOr<std::optional<StoreId>> MetaStore::store_id() const {
   return std::optional<StoreId>(store_id);
 }
 
-absl::Status MetaStore::ForEachRow(
-    absl::FunctionRef<void(std::string_view, std::string_view)> visit) const {
+absl::Status MetaStore::ForEachRow(char prefix, VisitRow visit) const {
   rocksdb::ReadOptions options;
   options.fill_cache = false;
-  options.readahead_size = size_t{1} << 20;
+  options.readahead_size = size_t{2} << 20;
   std::unique_ptr<rocksdb::Iterator> rows(db_->NewIterator(options));
-  for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
-    if (rows->key() != kStoreIdKey) visit(View(rows->key()), View(rows->value()));
+  for (rows->Seek({&prefix, 1}); rows->Valid() && rows->key()[0] == prefix; rows->Next()) {
+    visit(View(rows->key()), View(rows->value()));
   }
   return FromRocks(rows->status(), "read");
 }
 
-absl::StatusOr<std::string> MetaStore::Get(const RowKey& key) const {
-  std::string value;
-  const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), EncodeRowKey(key), &value);
-  if (status.IsNotFound()) return absl::NotFoundError("index: no such row");
-  if (!status.ok()) return FromRocks(status, "read");
-  return value;
+absl::Status MetaStore::PutSegment(uint32_t segment_id, const std::string& row) {
+  rocksdb::WriteBatch batch;
+  batch.Put(SegmentRowKey(segment_id), row);
+  return Write(batch, true);
 }
 
-absl::Status MetaStore::Write(MetaBatch batch, bool durable) {
+absl::Status MetaStore::DeleteSegment(uint32_t segment_id) {
+  rocksdb::WriteBatch batch;
+  batch.Delete(SegmentRowKey(segment_id));
+  batch.DeleteRange(FirstNoteKey(segment_id), LastNoteKey(segment_id));
+  return Write(batch, false);
+}
+
+absl::Status MetaStore::PutNote(const Place& place, Note note, bool durable) {
+  rocksdb::WriteBatch batch;
+  const char value = static_cast<char>(note);
+  batch.Put(NoteKey(place), {&value, 1});
+  return Write(batch, durable);
+}
+
+absl::Status MetaStore::PutStoreId(const StoreId& store_id) {
+  rocksdb::WriteBatch batch;
+  batch.Put(kStoreIdKey, {reinterpret_cast<const char*>(store_id.data()), store_id.size()});
+  return Write(batch, true);
+}
+
+absl::Status MetaStore::Write(rocksdb::WriteBatch& batch, bool durable) {
+  absl::Status fault = system_.IndexFault();
+  if (!fault.ok()) return fault;
   // After a full disk RocksDB refuses writes until it is told to try again.
   if (failed_) {
     rocksdb::Status resumed = db_->Resume();
@@ -129,7 +144,7 @@ absl::Status MetaStore::Write(MetaBatch batch, bool durable) {
   }
   rocksdb::WriteOptions options;
   options.sync = durable;
-  const rocksdb::Status status = db_->Write(options, batch.batch_.get());
+  const rocksdb::Status status = db_->Write(options, &batch);
   failed_ = !status.ok();
   return FromRocks(status, "write");
 }

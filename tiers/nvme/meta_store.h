@@ -1,5 +1,6 @@
-// The index of durable records: RocksDB, metadata only, never payload. Kept small in memory; every
-// call blocks. Reads from any thread, writes from one.
+// The index on disk: RocksDB, metadata only, never payload. One row a sealed segment, one note a
+// record that was pinned or erased since. Kept small in memory; every call blocks. Reads from any
+// thread, writes from one.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +8,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tiers/nvme/record.h"
+#include "tiers/nvme/segment_format.h"
+#include "tiers/nvme/system.h"
 
 namespace rocksdb {
 class DB;
@@ -21,44 +22,43 @@ class WriteBatch;
 
 namespace terrace::nvme {
 
-// Changes that become visible together.
-class MetaBatch {
- public:
-  MetaBatch();
-  MetaBatch(MetaBatch&& other) noexcept;
-  MetaBatch& operator=(MetaBatch&& other) noexcept;
-  ~MetaBatch();
-  void Put(const RowKey& key, const std::string& value);
-  void Delete(const RowKey& key);
-  void DeleteRaw(std::string_view key);  // of a row that may not decode
-  void DeleteSegment(uint32_t segment_id);
-  // Marks the index as complete for this store: see MetaStore::store_id.
-  void PutStoreId(const StoreId& store_id);
-
- private:
-  friend class MetaStore;
-  std::unique_ptr<rocksdb::WriteBatch> batch_;
-};
-
 class MetaStore {
  public:
   // Creates the database if absent. DataLoss when it is there but cannot be trusted.
-  static absl::StatusOr<std::unique_ptr<MetaStore>> Open(const std::string& directory);
+  static absl::StatusOr<std::unique_ptr<MetaStore>> Open(System& system,
+                                                         const std::string& directory);
+  // For tools that change nothing.
+  static absl::StatusOr<std::unique_ptr<MetaStore>> OpenReadOnly(System& system,
+                                                                 const std::string& directory);
   ~MetaStore();
 
   // The store that this index is complete for; absent in one that is new or half rebuilt. DataLoss
   // when it cannot be read.
   absl::StatusOr<std::optional<StoreId>> store_id() const;
-  // Visits all rows in order of their keys. DataLoss when a block of the database does not check.
-  absl::Status ForEachRow(
-      absl::FunctionRef<void(std::string_view key, std::string_view value)> visit) const;
-  // The value of one row. NotFound when there is none, DataLoss when it cannot be read.
-  absl::StatusOr<std::string> Get(const RowKey& key) const;
-  // `durable`: returns once it would survive a power cut. ResourceExhausted when the disk is full.
-  absl::Status Write(MetaBatch batch, bool durable);
+  // Visits all rows whose key begins with `prefix`, in order of keys. DataLoss when a block of the
+  // database does not check.
+  using VisitRow = absl::FunctionRef<void(std::string_view key, std::string_view value)>;
+  absl::Status ForEachRow(char prefix, VisitRow visit) const;
+
+  // Writes are durable on return when they say so. ResourceExhausted when the disk is full.
+  //
+  // Everything a sealed segment holds, in one batch; durable.
+  absl::Status PutSegment(uint32_t segment_id, const std::string& row);
+  // The segment's row and notes; not durable: rows of an earlier generation are stale by
+  // themselves.
+  absl::Status DeleteSegment(uint32_t segment_id);
+  absl::Status PutNote(const Place& place, Note note, bool durable);
+  // Marks the index as complete for this store: see store_id(). Durable.
+  absl::Status PutStoreId(const StoreId& store_id);
 
  private:
-  explicit MetaStore(std::unique_ptr<rocksdb::DB> db);
+  MetaStore(System& system, std::unique_ptr<rocksdb::DB> db);
+  static absl::StatusOr<std::unique_ptr<MetaStore>> Open(System& system,
+                                                         const std::string& directory,
+                                                         bool read_only);
+  absl::Status Write(rocksdb::WriteBatch& batch, bool durable);
+
+  System& system_;
   std::unique_ptr<rocksdb::DB> db_;
   bool failed_ = false;  // the last write did
 };

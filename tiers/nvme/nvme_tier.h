@@ -24,20 +24,42 @@
 #include "config/object_key.h"
 #include "config/object_layout.h"
 #include "config/post.h"
+#include "tiers/nvme/io_engine.h"
 
 namespace terrace {
 
+namespace nvme {
+class System;
+}
+
+// What gives way when the tier is full.
+enum class ReclaimPolicy : uint8_t {
+  // What was used since it was written is written once more instead of dropped, up to a tenth of
+  // what is written anyway; among segments, cost-benefit (Rosenblum & Ousterhout, LFS, 1992).
+  kReuse,
+  kFifo,  // the oldest segment, whole
+};
+
 struct NvmeOptions {
   std::string directory;        // created if absent
-  uint64_t capacity_bytes = 0;  // hard limit on segment files
+  uint64_t capacity_bytes = 0;  // hard limit on segment files, at all times
   uint64_t segment_bytes = 64 << 20;
   uint32_t queue_depth = 16;
-  uint64_t piece_bytes =
-      1 << 20;  // one I/O; a demand read waits behind at most the pieces in flight
+  uint64_t piece_bytes = 1 << 20;                // one I/O; what a demand read may wait behind
   uint64_t max_pending_write_bytes = 256 << 20;  // more queued than this: writes are rejected
+  // Bytes written to the device in any 24 hours, everything included; 0: no limit.
+  uint64_t write_budget_bytes_per_day = 0;
+  ReclaimPolicy reclaim = ReclaimPolicy::kReuse;
+  nvme::EngineChoice engine = nvme::EngineChoice::kAuto;
+  nvme::System* system = nullptr;  // null: the real one; outlives the tier
 };
 
 inline constexpr uint8_t kRecordPinned = 1;  // of RecordMeta::flags
+
+// How long a record is expected to be wanted. Records that die together lie together: a segment
+// holds one class.
+enum class Lifetime : uint8_t { kImmutable = 0, kHot, kCold };  // expert weights; reused KV; new KV
+inline constexpr int kLifetimes = 3;
 
 // Everything a record says about its object; stored in its header, returned at recovery.
 struct RecordMeta {
@@ -45,7 +67,8 @@ struct RecordMeta {
   ObjectKey parent;  // zero when none
   Fingerprint fingerprint{};
   ObjectKind kind = ObjectKind::kKv;
-  uint8_t flags = 0;       // kRecordPinned
+  uint8_t flags = 0;  // kRecordPinned
+  Lifetime lifetime = Lifetime::kCold;
   uint32_t tenant_id = 0;  // stable hash of the tenant's name
   uint32_t token_count = 0;
   uint32_t grain_count = 0;
@@ -54,7 +77,7 @@ struct RecordMeta {
   // Of grains 1 .. grain_count-1, for partial matches: kept in memory by the catalog, and in the
   // RocksDB row.
   std::vector<GrainFilter> grain_filters;
-  // Header only, not in the RocksDB row: empty in ForEachRecord.
+  // In the record's header only: empty in Recover.
   std::vector<uint64_t> part_ends;  // exclusive end of each part, ascending, last <= payload_bytes
   std::vector<uint32_t> part_crcs;  // CRC32C of each part (padding between parts is not covered)
 };
@@ -84,30 +107,45 @@ struct WriteRequest {
   const uint8_t* payload = nullptr;  // 4 KiB aligned; readable to payload_bytes rounded up to 4
                                      // KiB; must stay unchanged until `done`
   IoPriority priority = IoPriority::kBackground;
-  // The record's id once durable. ResourceExhausted: queue full or no space that may be reclaimed.
+  // The record's id once durable. ResourceExhausted: queue full, write budget spent, disk full, or
+  // no space that may be reclaimed. DataLoss: the payload is not what its checksums say.
   absl::AnyInvocable<void(absl::StatusOr<RecordId>)> done;
 };
 
 struct NvmeStats {
   uint64_t capacity_bytes = 0, used_bytes = 0, live_bytes = 0, records = 0, segments = 0;
-  uint64_t written_bytes = 0, read_bytes = 0, writes_rejected = 0, read_errors = 0;
-  uint64_t corrupt_records = 0, reclaimed_segments = 0, pending_write_bytes = 0;
-  double read_bytes_per_s = 0;  // measured, for ETAs
-  std::string engine;           // "io_uring (single_issuer, defer_taskrun)"
-  std::string health;           // "ok", "read-only: ...", "failed: ..."
+  uint64_t clean_segments = 0;
+  // Payload that was written and read; everything that went to the device: headers, footers,
+  // padding, what was written once more (of which the payload is reinserted_bytes).
+  uint64_t written_bytes = 0, read_bytes = 0, device_written_bytes = 0, reinserted_bytes = 0;
+  uint64_t writes_rejected = 0, budget_rejected = 0;  // the latter among the former
+  uint64_t read_errors = 0, write_errors = 0;
+  uint64_t corrupt_records = 0;  // did not check when they were read
+  uint64_t torn_records = 0;     // found at the start: their write had never ended
+  uint64_t lost_records = 0;     // found at the start: their segment was gone or cut short
+  uint64_t reclaimed_segments = 0, sealed_segments = 0, pending_write_bytes = 0;
+  double read_bytes_per_s = 0, write_bytes_per_s = 0;  // measured, for ETAs
+  std::string engine;                                  // "io_uring (single_issuer, defer_taskrun)"
+  std::string health;  // "ok", "read-only: ...", "out of service: ..."
 };
 
 class NvmeTier {
  public:
-  // Takes the directory's lock (FailedPrecondition if another live daemon holds it), opens or
-  // creates the store, loads the index. A corrupt RocksDB is moved aside and the index rebuilt
-  // from segment headers. Blocks; called once, before serving.
+  using RecordVisitor = absl::FunctionRef<void(RecordId, const RecordMeta&)>;
+
+  // Takes the directory's lock (FailedPrecondition if another live daemon holds it) and opens or
+  // creates the store. FailedPrecondition for a store of another version, which is left as it is.
+  // Blocks.
   static absl::StatusOr<std::unique_ptr<NvmeTier>> Open(NvmeOptions options, PostFn post);
   // Finishes the writes already queued, then stops the threads. Blocks.
   ~NvmeTier();
 
-  // Visits every durable record in no particular order; for building the catalog at start.
-  void ForEachRecord(absl::FunctionRef<void(RecordId, const RecordMeta&)> visit);
+  // Loads the index and visits every durable record in no particular order. Once, after Open and
+  // before anything else. An index that is lost or damaged is made anew, from segment footers, and
+  // from records where a segment has no footer. Blocks.
+  absl::Status Recover(RecordVisitor visit);
+  // Keys of durable records that Recover found to be gone with their segment.
+  const std::vector<ObjectKey>& lost() const;
 
   void Write(WriteRequest request);
   void Read(ReadRequest request);
@@ -118,10 +156,15 @@ class NvmeTier {
   void OnDropped(std::function<void(RecordId, const ObjectKey&)> callback);
   // A hint for reclamation: the record was used.
   void Touch(RecordId record);
-  // A pinned record is not reclaimed. Remembered across restarts, once the index has been written.
+  // A pinned record is not dropped. Remembered across restarts, once the index has been written.
   void SetPinned(RecordId record, bool pinned);
   // Pins on their way to the index.
   uint64_t pending_pins() const;
+  // False after a storm of errors, until a probe of the device succeeds: reads fail with
+  // Unavailable and writes with ResourceExhausted at once.
+  bool in_service() const;
+  // To be called some times a second: probes a device that is out of service.
+  void Tick();
 
   NvmeStats Stats() const;
 

@@ -1,170 +1,199 @@
 #include "tiers/nvme/recovery.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/buffer.h"
-#include "kernels/checksum.h"
 #include "spdlog/spdlog.h"
 
 namespace terrace::nvme {
 
 namespace {
 
-constexpr int kRowsPerBatch = 256;
-
-// The filters of a record found by scanning, from its identity part; none if that does not check.
-std::vector<GrainFilter> ReadGrainFilters(const SegmentFile& file, uint64_t offset,
-                                          const RecordMeta& meta) {
-  const uint64_t bytes = IdentityBytes(meta.grain_count);
-  if (bytes == 0 || meta.part_ends[0] != bytes) return {};
-  kernels::AlignedBuffer identity(AlignUp(bytes, kBlockBytes));
-  if (identity.data() == nullptr ||
-      !ReadBlocks(file, offset + kBlockBytes, identity.size_bytes(), identity.data()).ok() ||
-      kernels::Crc32c(identity.data(), bytes) != meta.part_crcs[0]) {
-    return {};
-  }
-  return GrainFilters(meta, identity.data());
-}
-
-// The newest generation among a segment's record headers, 0 without any.
-absl::StatusOr<uint64_t> ScanForGeneration(SegmentFile& file, const StoreId& store_id) {
-  uint64_t newest = 0;
-  file.generation = 0;  // of no record, so every block is looked at
-  absl::Status status = ScanSegment(file, store_id, [&](uint64_t, const RecordHeader& header) {
-    newest = std::max(newest, header.generation);
-  });
-  if (!status.ok()) return status;
-  return newest;
-}
-
-absl::Status RebuildIndex(const StoreId& store_id, std::vector<FoundSegment>& found,
-                          MetaStore& index) {
-  uint64_t records = 0;
-  for (FoundSegment& segment : found) {
-    SegmentFile& file = *segment.file;
-    if (!segment.header_ok) {
-      absl::StatusOr<uint64_t> generation = ScanForGeneration(file, store_id);
-      if (!generation.ok()) return generation.status();
-      file.generation = *generation;
-    }
-    MetaBatch batch;
-    int batched = 0;
-    absl::Status written;
-    absl::Status status =
-        ScanSegment(file, store_id, [&](uint64_t offset, const RecordHeader& header) {
-          if (header.generation != file.generation || !written.ok()) return;
-          IndexRow row{header.generation, header.sequence, header.meta};
-          row.meta.grain_filters = ReadGrainFilters(file, offset, row.meta);
-          batch.Put({file.id, offset}, EncodeRow(row));
-          ++records;
-          if (++batched < kRowsPerBatch) return;
-          written = index.Write(std::exchange(batch, MetaBatch()), false);
-          batched = 0;
-        });
-    if (status.ok()) status = written;
-    if (status.ok()) status = index.Write(std::move(batch), false);
-    if (!status.ok()) return status;
-  }
-  MetaBatch complete;
-  complete.PutStoreId(store_id);
-  absl::Status status = index.Write(std::move(complete), true);
-  if (status.ok() && !found.empty()) {
-    spdlog::warn("nvme index rebuilt: {} records in {} segments", records, found.size());
-  }
-  return status;
-}
-
-// Whether the index says it is complete for this store, and every block of it can be read.
-// Remembers the newest generation of each segment's rows. DataLoss when it cannot be trusted.
-absl::StatusOr<bool> CheckIndex(const MetaStore& index, const StoreId& store_id,
-                                std::map<uint32_t, uint64_t>& generations) {
+// Whether the index says it is complete for this store. DataLoss when it cannot be trusted.
+absl::StatusOr<bool> CheckIndex(const MetaStore& index, const StoreId& store_id) {
   absl::StatusOr<std::optional<StoreId>> complete_for = index.store_id();
   if (!complete_for.ok()) return complete_for.status();
-  if (complete_for->has_value() && **complete_for != store_id) {
-    return absl::DataLossError("index of another store");
+  if (!complete_for->has_value()) return false;
+  if (**complete_for != store_id) return absl::DataLossError("index of another store");
+  return true;
+}
+
+class SegmentRecovery {
+ public:
+  SegmentRecovery(System& system, const StoreId& store_id, VisitSegment visit,
+                  RecoveryFindings& findings)
+      : system_(system), store_id_(store_id), visit_(visit), findings_(findings) {}
+
+  // From the rows of the index; what they cover is in `covered`.
+  absl::Status FromIndex(const MetaStore& index, bool closed,
+                         const std::vector<FoundSegment>& found,
+                         absl::flat_hash_set<uint32_t>& covered);
+  // From the segment itself. False: it is of another store.
+  absl::StatusOr<bool> FromFile(const FoundSegment& found);
+
+ private:
+  void FromRow(const FoundSegment* found, std::string_view value, bool closed,
+               absl::flat_hash_set<uint32_t>& covered);
+  absl::Status FromRecords(RecoveredSegment& segment);
+
+  System& system_;
+  const StoreId store_id_;
+  VisitSegment visit_;
+  RecoveryFindings& findings_;
+};
+
+void SegmentRecovery::FromRow(const FoundSegment* found, std::string_view value, bool closed,
+                              absl::flat_hash_set<uint32_t>& covered) {
+  absl::StatusOr<SegmentRow> row = TakeSegmentRow(value);
+  if (!row.ok()) {
+    spdlog::warn("nvme index: {}; the segment itself is read", row.status().ToString());
+    return;
   }
-  absl::Status status = index.ForEachRow([&](std::string_view key, std::string_view value) {
-    absl::StatusOr<RowKey> place = DecodeRowKey(key);
-    absl::StatusOr<IndexRow> row = DecodeRow(value);
-    if (!place.ok() || !row.ok()) return;
-    uint64_t& newest = generations[place->segment_id];
-    newest = std::max(newest, row->generation);
+  const bool sealed = row->append_offset == 0;
+  if (found == nullptr) {
+    RecordEntry entry;
+    while (!value.empty() && TakeEntry(value, entry).ok()) findings_.Lose(entry.meta.key);
+    return;
+  }
+  // A header that does not check leaves the index the only witness.
+  if (!found->header_ok) found->file->generation = row->generation;
+  if (found->file->generation != row->generation || (!sealed && !closed)) return;
+  RecoveredSegment segment;
+  segment.file = found->file;
+  segment.source = EntrySource::kIndex;
+  segment.sealed = sealed;
+  segment.resumable = !sealed && found->header_ok;
+  segment.append_offset = row->append_offset;
+  segment.entries = value;
+  covered.insert(found->file->id);
+  visit_(segment);
+}
+
+absl::Status SegmentRecovery::FromIndex(const MetaStore& index, bool closed,
+                                        const std::vector<FoundSegment>& found,
+                                        absl::flat_hash_set<uint32_t>& covered) {
+  auto next = found.begin();  // both are in order of id
+  return index.ForEachRow(kSegmentRowPrefix, [&](std::string_view key, std::string_view value) {
+    absl::StatusOr<uint32_t> id = DecodeSegmentRowKey(key);
+    if (!id.ok()) return;
+    while (next != found.end() && next->file->id < *id) ++next;
+    const bool there = next != found.end() && next->file->id == *id;
+    FromRow(there ? &*next : nullptr, value, closed, covered);
+  });
+}
+
+absl::Status SegmentRecovery::FromRecords(RecoveredSegment& segment) {
+  const SegmentFile& file = *segment.file;
+  std::string entries;
+  segment.append_offset = kBlockBytes;
+  absl::Status status = ScanSegment(system_, file, store_id_, [&](const ScannedRecord& record) {
+    if (!record.whole) {
+      ++findings_.torn_records;
+      return;
+    }
+    const RecordMeta& meta = record.header.meta;
+    const uint64_t header_bytes = HeaderBytes(meta.part_ends);
+    AppendEntry({record.offset, header_bytes, record.header.sequence, meta}, entries);
+    segment.append_offset = record.offset + header_bytes + AlignUp(meta.payload_bytes, kBlockBytes);
   });
   if (!status.ok()) return status;
-  return complete_for->has_value();
+  segment.source = EntrySource::kRecords;
+  segment.entries = entries;
+  visit_(segment);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found) {
+  SegmentFile& file = *found.file;
+  if (!found.header_ok) {
+    absl::StatusOr<uint64_t> generation = ScanForGeneration(system_, file, store_id_);
+    if (!generation.ok()) return generation.status();
+    if (*generation == 0 && found.foreign) return false;
+    file.generation = std::max<uint64_t>(*generation, 1);
+  }
+  RecoveredSegment segment;
+  segment.file = found.file;
+  segment.resumable = found.header_ok;
+  absl::StatusOr<std::string> entries = ReadFooterEntries(system_, file, store_id_);
+  system_.Step("recovery.footer_read");
+  if (!entries.ok()) {
+    if (absl::IsResourceExhausted(entries.status())) return entries.status();
+    absl::Status status = FromRecords(segment);
+    system_.Step("recovery.segment_scanned");
+    if (!status.ok()) return status;
+    return true;
+  }
+  segment.source = EntrySource::kFooter;
+  segment.sealed = true;
+  segment.entries = *entries;
+  visit_(segment);
+  return true;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MetaStore>> OpenIndex(const StoreDirectory& directory,
-                                                     std::vector<FoundSegment>& found) {
-  std::map<uint32_t, uint64_t> generations;
-  absl::StatusOr<std::unique_ptr<MetaStore>> index = MetaStore::Open(directory.index());
-  absl::StatusOr<bool> complete = false;
-  if (index.ok()) {
-    complete = CheckIndex(**index, directory.store_id(), generations);
-  } else {
-    complete = index.status();
-  }
-  if (!complete.ok()) {
-    if (absl::IsResourceExhausted(complete.status())) return complete.status();
-    index = absl::UnavailableError("closed");  // before its files move
-    absl::StatusOr<std::string> aside = directory.MoveIndexAside();
-    if (!aside.ok()) return aside.status();
-    spdlog::warn("{}; moved to {}", std::string(complete.status().message()), *aside);
-    index = MetaStore::Open(directory.index());
-    if (!index.ok()) return index.status();
-    complete = false;
-  }
-  if (!*complete) {
-    absl::Status status = RebuildIndex(directory.store_id(), found, **index);
-    if (!status.ok()) return status;
-    return index;
-  }
-  for (FoundSegment& segment : found) {
-    if (segment.header_ok) continue;
-    segment.file->generation = generations[segment.file->id];
-    spdlog::warn("{}: header does not check; its records are checked one by one as they are read",
-                 segment.file->path);
-  }
-  return index;
+absl::StatusOr<std::unique_ptr<MetaStore>> ReplaceIndex(System& system,
+                                                        const StoreDirectory& directory) {
+  absl::StatusOr<std::string> aside = directory.MoveIndexAside();
+  if (!aside.ok()) return aside.status();
+  system.Step("recovery.index_moved_aside");
+  spdlog::warn("nvme index: damaged; moved to {}", *aside);
+  return MetaStore::Open(system, directory.index());
 }
 
-absl::StatusOr<uint64_t> LoadRows(MetaStore& index, const std::vector<FoundSegment>& found,
-                                  VisitRow visit) {
-  std::map<uint32_t, const SegmentFile*> files;
-  for (const FoundSegment& segment : found) files[segment.file->id] = segment.file.get();
-  MetaBatch lost_rows;
-  uint64_t lost = 0;
-  absl::Status status = index.ForEachRow([&](std::string_view key, std::string_view value) {
-    absl::StatusOr<RowKey> place = DecodeRowKey(key);
-    absl::StatusOr<IndexRow> row = DecodeRow(value);
-    if (place.ok() && row.ok()) {
-      auto file = files.find(place->segment_id);
-      const bool whole =
-          file != files.end() && file->second->generation == row->generation &&
-          place->offset <= file->second->bytes &&
-          RecordBytes(row->meta.payload_bytes) <= file->second->bytes - place->offset;
-      if (whole) {
-        visit(*place, *row);
-        return;
-      }
-    }
-    ++lost;
-    lost_rows.DeleteRaw(key);
-  });
-  if (!status.ok()) return status;
-  if (lost > 0) {
-    spdlog::warn("nvme index: {} records are gone with their segments", lost);
-    status = index.Write(std::move(lost_rows), false);
-    if (!status.ok()) return status;
+absl::StatusOr<std::unique_ptr<MetaStore>> OpenIndex(System& system,
+                                                     const StoreDirectory& directory,
+                                                     bool& complete) {
+  absl::StatusOr<std::unique_ptr<MetaStore>> index = MetaStore::Open(system, directory.index());
+  absl::StatusOr<bool> checked = false;
+  if (index.ok()) {
+    checked = CheckIndex(**index, directory.store_id());
+  } else {
+    checked = index.status();
   }
-  return lost;
+  complete = checked.value_or(false);
+  if (checked.ok()) return index;
+  if (!absl::IsDataLoss(checked.status())) return checked.status();
+  spdlog::warn("{}", std::string(checked.status().message()));
+  index = absl::UnavailableError("closed");  // before its files move
+  return ReplaceIndex(system, directory);
+}
+
+absl::StatusOr<Notes> ReadNotes(const MetaStore& index) {
+  Notes notes;
+  absl::Status status =
+      index.ForEachRow(kNotePrefix, [&](std::string_view key, std::string_view value) {
+        absl::StatusOr<Place> place = DecodeNoteKey(key);
+        if (!place.ok() || value.size() != 1) return;
+        notes[*place] = static_cast<Note>(value[0]);
+      });
+  if (!status.ok()) return status;
+  return notes;
+}
+
+absl::Status RecoverSegments(System& system, const StoreId& store_id, const MetaStore* index,
+                             bool closed, const std::vector<FoundSegment>& found,
+                             VisitSegment visit, std::vector<FoundSegment>& foreign,
+                             RecoveryFindings& findings) {
+  SegmentRecovery recovery(system, store_id, visit, findings);
+  absl::flat_hash_set<uint32_t> covered;
+  if (index != nullptr) {
+    absl::Status status = recovery.FromIndex(*index, closed, found, covered);
+    if (!status.ok() && !absl::IsDataLoss(status)) return status;
+    findings.index_damaged = !status.ok();
+    system.Step("recovery.rows_loaded");
+  }
+  for (const FoundSegment& segment : found) {
+    if (covered.contains(segment.file->id)) continue;
+    absl::StatusOr<bool> ours = recovery.FromFile(segment);
+    if (!ours.ok()) return ours.status();
+    if (!*ours) foreign.push_back(segment);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace terrace::nvme

@@ -1,10 +1,13 @@
-// What Open does to get from files to a trusted index. Blocking.
+// What happens between files and a running tier: from the index where it is good, from footers
+// where it is not, from records where there are no footers. Blocking.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "tiers/nvme/meta_store.h"
@@ -13,16 +16,55 @@
 
 namespace terrace::nvme {
 
-// Opens the index of the segments in `found`. One that is missing, unreadable or of another store
-// is moved aside and rebuilt from the record headers in the segments. Generations of segments whose
-// header does not check are filled in from their records.
-absl::StatusOr<std::unique_ptr<MetaStore>> OpenIndex(const StoreDirectory& directory,
-                                                     std::vector<FoundSegment>& found);
+// Where the entries of a segment were found.
+enum class EntrySource : uint8_t { kIndex, kFooter, kRecords };
 
-// Visits the rows whose record lies whole in a segment of the same generation, in order of segment
-// and offset; deletes the others and returns how many there were.
-using VisitRow = absl::FunctionRef<void(const RowKey& key, const IndexRow& row)>;
-absl::StatusOr<uint64_t> LoadRows(MetaStore& index, const std::vector<FoundSegment>& found,
-                                  VisitRow visit);
+struct RecoveredSegment {
+  std::shared_ptr<SegmentFile> file;
+  EntrySource source = EntrySource::kIndex;
+  bool sealed = false;
+  bool resumable = false;      // not sealed, and records may be appended
+  uint64_t append_offset = 0;  // when not sealed
+  std::string_view entries;    // back to back; for as long as the visit lasts
+};
+
+// What was lost or odd, for people and for counters.
+struct RecoveryFindings {
+  uint64_t torn_records = 0;    // whose write never ended: they were never durable
+  uint64_t lost_records = 0;    // that were durable and whose segment is gone, or cut short
+  bool index_damaged = false;   // found while it was read: it must be made anew
+  std::vector<ObjectKey> lost;  // their keys, the first kMaxLostKeys
+  static constexpr size_t kMaxLostKeys = 65536;
+
+  void Lose(const ObjectKey& key) {
+    ++lost_records;
+    if (lost.size() < kMaxLostKeys) lost.push_back(key);
+  }
+};
+
+using Notes = absl::flat_hash_map<Place, Note>;
+
+// Opens the index. One that is missing, unreadable or of another store is moved aside, an empty one
+// is made, and `complete` is false.
+absl::StatusOr<std::unique_ptr<MetaStore>> OpenIndex(System& system,
+                                                     const StoreDirectory& directory,
+                                                     bool& complete);
+
+// Moves a damaged index, which is closed, aside, and makes an empty one.
+absl::StatusOr<std::unique_ptr<MetaStore>> ReplaceIndex(System& system,
+                                                        const StoreDirectory& directory);
+
+// DataLoss when the index is damaged.
+absl::StatusOr<Notes> ReadNotes(const MetaStore& index);
+
+// Visits every segment of `found` once, those of other stores excepted: they are appended to
+// `foreign`. `closed`: the store was closed in order, so that rows of segments that are not sealed
+// are complete. Null `index`: as if it held nothing. What a damaged index does not say, the
+// segments do.
+using VisitSegment = absl::FunctionRef<void(RecoveredSegment& segment)>;
+absl::Status RecoverSegments(System& system, const StoreId& store_id, const MetaStore* index,
+                             bool closed, const std::vector<FoundSegment>& found,
+                             VisitSegment visit, std::vector<FoundSegment>& foreign,
+                             RecoveryFindings& findings);
 
 }  // namespace terrace::nvme

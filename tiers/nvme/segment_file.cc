@@ -9,54 +9,52 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <system_error>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/buffer.h"
+#include "kernels/checksum.h"
 
 namespace terrace::nvme {
 
 namespace {
 
-constexpr uint64_t kScanBytes = uint64_t{1} << 20;
+constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
-absl::Status Failed(const char* call, const std::string& path) {
-  return ErrnoStatus(errno, absl::StrCat(call, " ", path));
+absl::Status CallStatus(int64_t result, const char* call, const std::string& path) {
+  if (result >= 0) return absl::OkStatus();
+  return ErrnoStatus(static_cast<int>(-result), absl::StrCat(call, " ", path));
 }
 
-absl::Status WriteHeader(const SegmentFile& file, const StoreId& store_id) {
+absl::Status WriteHeader(System& system, const SegmentFile& file, const StoreId& store_id) {
   kernels::AlignedBuffer block(kBlockBytes);
   if (block.data() == nullptr)
     return absl::ResourceExhaustedError("no memory for a segment header");
   EncodeSegmentHeader({store_id, file.id, file.generation, file.bytes},
                       {block.data(), kBlockBytes});
-  const ssize_t written = pwrite(file.fd, block.data(), kBlockBytes, 0);
-  if (written < 0) return Failed("write", file.path);
-  if (written != static_cast<ssize_t>(kBlockBytes)) {
+  const int64_t written = system.Write(file.fd, block.data(), kBlockBytes, 0);
+  if (written >= 0 && written != static_cast<int64_t>(kBlockBytes)) {
     return absl::UnavailableError(absl::StrCat("short write to ", file.path));
   }
-  if (fdatasync(file.fd) != 0) return Failed("fdatasync", file.path);
-  return absl::OkStatus();
+  absl::Status status = CallStatus(written, "write", file.path);
+  if (!status.ok()) return status;
+  system.Step("segment.header_written");
+  return CallStatus(system.Sync(file.fd), "fdatasync", file.path);
 }
 
-absl::Status SyncDirectoryOf(const std::string& path) {
-  const std::string directory = std::filesystem::path(path).parent_path().string();
-  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return Failed("open", directory);
-  absl::Cleanup close_fd = [fd] { close(fd); };
-  return fsync(fd) == 0 ? absl::OkStatus() : Failed("fsync", directory);
+std::string DirectoryOf(const std::string& path) {
+  return std::filesystem::path(path).parent_path().string();
 }
 
 // Opens for direct I/O. FailedPrecondition where the file system has none.
-absl::Status OpenDirect(SegmentFile& file, int flags) {
-  file.fd = open(file.path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC | flags, 0600);
-  if (file.fd >= 0) return absl::OkStatus();
-  if (errno == EINVAL) {
+absl::Status OpenDirect(System& system, SegmentFile& file, int flags) {
+  file.fd = system.Open(file.path, O_DIRECT | flags);
+  if (file.fd == -EINVAL) {
     return absl::FailedPreconditionError(
         absl::StrCat("the file system of ", file.path, " has no O_DIRECT"));
   }
-  return Failed("open", file.path);
+  return CallStatus(file.fd, "open", file.path);
 }
 
 bool ParseSegmentFileName(const std::string& name, uint32_t& id) {
@@ -66,26 +64,98 @@ bool ParseSegmentFileName(const std::string& name, uint32_t& id) {
   return SegmentName(id) == name;
 }
 
-absl::StatusOr<FoundSegment> OpenSegmentFile(const std::string& path, uint32_t id,
+// Calls `visit(path, id)` for every file with a segment's name until it fails.
+template <typename Visit>
+absl::Status ForEachSegmentFile(const std::string& directory, Visit visit) {
+  std::error_code error;
+  std::filesystem::directory_iterator entries(directory, error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    uint32_t id = 0;
+    if (!ParseSegmentFileName(entries->path().filename().string(), id)) continue;
+    absl::Status status = visit(entries->path().string(), id);
+    if (!status.ok()) return status;
+  }
+  if (error) return ErrnoStatus(error.value(), absl::StrCat("list ", directory));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SegmentHeader> ReadHeader(System& system, const SegmentFile& file,
+                                         const kernels::AlignedBuffer& block) {
+  absl::Status status = ReadBlocks(system, file, 0, kBlockBytes, block.data());
+  if (!status.ok()) return status;
+  return DecodeSegmentHeader({block.data(), kBlockBytes});
+}
+
+absl::StatusOr<FoundSegment> OpenSegmentFile(System& system, const std::string& path, uint32_t id,
                                              const StoreId& store_id,
-                                             const kernels::AlignedBuffer& block) {
+                                             const kernels::AlignedBuffer& block, bool read_only) {
   FoundSegment found;
   found.file = std::make_shared<SegmentFile>();
   SegmentFile& file = *found.file;
   file.path = path;
   file.id = id;
   file.state = SegmentFile::State::kReady;
-  absl::Status status = OpenDirect(file, 0);
+  absl::Status status = OpenDirect(system, file, read_only ? O_RDONLY : O_RDWR);
   if (!status.ok()) return status;
   struct stat info;
-  if (fstat(file.fd, &info) != 0) return Failed("stat", path);
+  if (fstat(file.fd, &info) != 0) return ErrnoStatus(errno, absl::StrCat("stat ", path));
   file.bytes = static_cast<uint64_t>(info.st_size) / kBlockBytes * kBlockBytes;
-  if (!ReadBlocks(file, 0, kBlockBytes, block.data()).ok()) return found;
-  absl::StatusOr<SegmentHeader> header = DecodeSegmentHeader({block.data(), kBlockBytes});
-  if (!header.ok() || header->store_id != store_id || header->segment_id != id) return found;
+  absl::StatusOr<SegmentHeader> header = ReadHeader(system, file, block);
+  if (!header.ok()) return found;
+  found.foreign = header->store_id != store_id;
+  if (found.foreign || header->segment_id != id) return found;
   found.header_ok = true;
   file.generation = header->generation;
   return found;
+}
+
+// A file read forward through a window of memory.
+class Window {
+ public:
+  Window(System& system, const SegmentFile& file)
+      : system_(system), file_(file), buffer_(kWindowBytes) {}
+
+  bool allocated() const { return buffer_.data() != nullptr; }
+  // The bytes [offset, offset + bytes) of the file, until the next call; empty when they are not
+  // there or cannot be read. `bytes` is less than the window by a block at least.
+  ConstBytes At(uint64_t offset, uint64_t bytes) {
+    if (offset + bytes > file_.bytes) return {};
+    if (offset < begin_ || offset + bytes > end_) {
+      begin_ = offset / kBlockBytes * kBlockBytes;
+      end_ = std::min(begin_ + kWindowBytes, file_.bytes);
+      if (!ReadBlocks(system_, file_, begin_, end_ - begin_, buffer_.data()).ok()) {
+        begin_ = end_ = 0;
+        return {};
+      }
+    }
+    return {buffer_.data() + (offset - begin_), bytes};
+  }
+
+ private:
+  System& system_;
+  const SegmentFile& file_;
+  kernels::AlignedBuffer buffer_;
+  uint64_t begin_ = 0, end_ = 0;
+};
+
+absl::StatusOr<RecordHeader> HeaderAt(Window& window, uint64_t offset) {
+  absl::StatusOr<uint64_t> bytes = RecordHeaderBytes(window.At(offset, kBlockBytes));
+  if (!bytes.ok()) return bytes.status();
+  return DecodeRecordHeader(window.At(offset, *bytes));
+}
+
+// Whether the payload that begins at `offset` is what the header says. Fills in the grain filters.
+bool PayloadChecks(Window& window, uint64_t offset, RecordHeader& header) {
+  size_t piece = 0;
+  bool good = true;
+  ForEachPiece(header.meta.part_ends, [&](uint32_t part, uint64_t begin, uint64_t end) {
+    const ConstBytes bytes = window.At(offset + begin, end - begin);
+    good = bytes.size() == end - begin &&
+           kernels::Crc32c(bytes.data(), bytes.size()) == header.piece_crcs[piece++];
+    if (good && part == 0) header.meta.grain_filters = GrainFilters(header.meta, bytes.data());
+    return good;
+  });
+  return good;
 }
 
 }  // namespace
@@ -107,90 +177,150 @@ absl::Status ErrnoStatus(int error, const std::string& what) {
   }
 }
 
-absl::Status CreateSegmentFile(SegmentFile& file, const StoreId& store_id) {
-  absl::Status status = OpenDirect(file, O_CREAT | O_TRUNC);
-  if (status.ok() && fallocate(file.fd, 0, 0, static_cast<off_t>(file.bytes)) != 0) {
+absl::Status CreateSegmentFile(System& system, SegmentFile& file, const StoreId& store_id) {
+  absl::Status status = OpenDirect(system, file, O_RDWR | O_CREAT | O_TRUNC);
+  system.Step("segment.created");
+  if (status.ok()) {
+    int result = system.Allocate(file.fd, file.bytes);
     // Where a file system cannot allocate ahead, the length alone is set and a full disk shows at
     // the writes.
-    if (errno != EOPNOTSUPP || ftruncate(file.fd, static_cast<off_t>(file.bytes)) != 0) {
-      status = Failed("allocate", file.path);
-    }
+    if (result == -EOPNOTSUPP) result = system.Truncate(file.fd, file.bytes);
+    status = CallStatus(result, "allocate", file.path);
   }
-  if (status.ok()) status = WriteHeader(file, store_id);
-  if (status.ok()) status = SyncDirectoryOf(file.path);
-  if (!status.ok() && file.fd >= 0) unlink(file.path.c_str());
+  system.Step("segment.allocated");
+  if (status.ok()) status = WriteHeader(system, file, store_id);
+  system.Step("segment.header_synced");
+  if (status.ok()) {
+    status =
+        CallStatus(system.SyncDirectory(DirectoryOf(file.path)), "fsync directory of", file.path);
+  }
+  if (!status.ok() && file.fd >= 0) system.Unlink(file.path);
   return status;
 }
 
-absl::Status RewriteSegmentHeader(const SegmentFile& file, const StoreId& store_id) {
-  return WriteHeader(file, store_id);
+absl::Status RewriteSegmentHeader(System& system, const SegmentFile& file,
+                                  const StoreId& store_id) {
+  return WriteHeader(system, file, store_id);
 }
 
-absl::Status ReadBlocks(const SegmentFile& file, uint64_t offset, uint64_t bytes, uint8_t* to) {
+absl::Status ReadBlocks(System& system, const SegmentFile& file, uint64_t offset, uint64_t bytes,
+                        uint8_t* to) {
   uint64_t done = 0;
   while (done < bytes) {
-    const ssize_t count =
-        pread(file.fd, to + done, bytes - done, static_cast<off_t>(offset + done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return Failed("read", file.path);
-    if (count == 0 || count % kBlockBytes != 0) {
+    const int64_t count = system.Read(file.fd, to + done, bytes - done, offset + done);
+    if (count == -EINTR) continue;
+    if (count < 0) return CallStatus(count, "read", file.path);
+    const uint64_t whole = static_cast<uint64_t>(count) / kBlockBytes * kBlockBytes;
+    if (whole == 0) {
       return absl::DataLossError(
           absl::StrCat(file.path, " ends before ", offset + bytes, " bytes"));
     }
-    done += count;
+    done += whole;
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<FoundSegment>> OpenSegmentFiles(const std::string& directory,
-                                                           const StoreId& store_id) {
+absl::StatusOr<std::vector<FoundSegment>> OpenSegmentFiles(System& system,
+                                                           const std::string& directory,
+                                                           const StoreId& store_id,
+                                                           bool read_only) {
   kernels::AlignedBuffer block(kBlockBytes);
   if (block.data() == nullptr)
     return absl::ResourceExhaustedError("no memory for a segment header");
   std::vector<FoundSegment> found;
-  std::error_code error;
-  std::filesystem::directory_iterator entries(directory, error);
-  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
-    const std::string path = entries->path().string();
-    uint32_t id = 0;
-    if (!ParseSegmentFileName(entries->path().filename().string(), id)) continue;
-    absl::StatusOr<FoundSegment> segment = OpenSegmentFile(path, id, store_id, block);
-    if (!segment.ok()) return segment.status();
-    found.push_back(*std::move(segment));
-  }
-  if (error) return ErrnoStatus(error.value(), absl::StrCat("list ", directory));
+  absl::Status status = ForEachSegmentFile(directory, [&](const std::string& path, uint32_t id) {
+    absl::StatusOr<FoundSegment> segment =
+        OpenSegmentFile(system, path, id, store_id, block, read_only);
+    if (segment.ok()) found.push_back(*std::move(segment));
+    return segment.status();
+  });
+  if (!status.ok()) return status;
   std::sort(found.begin(), found.end(),
             [](const FoundSegment& a, const FoundSegment& b) { return a.file->id < b.file->id; });
   return found;
 }
 
-absl::Status ScanSegment(const SegmentFile& file, const StoreId& store_id, VisitHeader visit) {
-  kernels::AlignedBuffer buffer(kScanBytes);
-  if (buffer.data() == nullptr) return absl::ResourceExhaustedError("no memory to scan a segment");
-  uint64_t offset = kBlockBytes;
-  uint64_t buffered_begin = 0, buffered_end = 0;
-  while (offset < file.bytes) {
-    if (offset < buffered_begin || offset >= buffered_end) {
-      buffered_begin = offset;
-      buffered_end = std::min(offset + kScanBytes, file.bytes);
-      absl::Status status =
-          ReadBlocks(file, buffered_begin, buffered_end - buffered_begin, buffer.data());
-      if (!status.ok()) return status;
-    }
-    absl::StatusOr<RecordHeader> header =
-        DecodeRecordHeader({buffer.data() + (offset - buffered_begin), kBlockBytes});
-    const bool ours = header.ok() && header->store_id == store_id && header->segment_id == file.id;
+std::optional<StoreId> StoreIdOfSegments(System& system, const std::string& directory) {
+  kernels::AlignedBuffer block(kBlockBytes);
+  if (block.data() == nullptr) return std::nullopt;
+  std::map<StoreId, int> votes;
+  static_cast<void>(ForEachSegmentFile(directory, [&](const std::string& path, uint32_t id) {
+    SegmentFile file;
+    file.path = path;
+    if (!OpenDirect(system, file, O_RDONLY).ok()) return absl::OkStatus();
+    absl::StatusOr<SegmentHeader> header = ReadHeader(system, file, block);
+    if (header.ok() && header->segment_id == id) ++votes[header->store_id];
+    return absl::OkStatus();
+  }));
+  auto most = std::max_element(votes.begin(), votes.end(),
+                               [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most == votes.end()) return std::nullopt;
+  return most->first;
+}
+
+absl::Status ScanSegment(System& system, const SegmentFile& file, const StoreId& store_id,
+                         VisitRecord visit) {
+  Window window(system, file);
+  if (!window.allocated()) return absl::ResourceExhaustedError("no memory to scan a segment");
+  for (uint64_t offset = kBlockBytes; offset + kBlockBytes <= file.bytes;) {
+    absl::StatusOr<RecordHeader> header = HeaderAt(window, offset);
+    // A stale header of an earlier generation may lie inside what a later one wrote over.
+    const bool ours = header.ok() && header->store_id == store_id &&
+                      header->segment_id == file.id && header->generation == file.generation;
     if (!ours) {
       offset += kBlockBytes;
       continue;
     }
-    const uint64_t record_bytes = RecordBytes(header->meta.payload_bytes);
-    if (record_bytes <= file.bytes - offset) visit(offset, *header);
-    // A stale header of an earlier generation may lie inside what a later one wrote over: only a
-    // record of the file's generation is known to be whole from here to its end.
-    offset += header->generation == file.generation ? record_bytes : kBlockBytes;
+    const uint64_t header_bytes = HeaderBytes(header->meta.part_ends);
+    const uint64_t payload_bytes = AlignUp(header->meta.payload_bytes, kBlockBytes);
+    const bool whole = PayloadChecks(window, offset + header_bytes, *header);
+    visit({offset, *header, whole});
+    // What lies inside of a torn one may be whole.
+    offset += header_bytes + (whole ? payload_bytes : 0);
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& file,
+                                           const StoreId& store_id) {
+  Window window(system, file);
+  if (!window.allocated()) return absl::ResourceExhaustedError("no memory to scan a segment");
+  uint64_t newest = 0;
+  for (uint64_t offset = kBlockBytes; offset < file.bytes; offset += kBlockBytes) {
+    absl::StatusOr<RecordHeader> header = HeaderAt(window, offset);
+    if (header.ok() && header->store_id == store_id && header->segment_id == file.id) {
+      newest = std::max(newest, header->generation);
+    }
+  }
+  return newest;
+}
+
+absl::StatusOr<std::string> ReadFooterEntries(System& system, const SegmentFile& file,
+                                              const StoreId& store_id) {
+  kernels::AlignedBuffer block(kBlockBytes);
+  if (block.data() == nullptr || file.bytes < 3 * kBlockBytes) {
+    return absl::DataLossError("no footer");
+  }
+  absl::Status status =
+      ReadBlocks(system, file, file.bytes - kBlockBytes, kBlockBytes, block.data());
+  if (!status.ok()) return status;
+  absl::StatusOr<Footer> footer = DecodeFooterBlock({block.data(), kBlockBytes});
+  if (!footer.ok()) return footer.status();
+  const bool ours = footer->store_id == store_id && footer->segment_id == file.id &&
+                    footer->generation == file.generation;
+  if (!ours || footer->entries_bytes > file.bytes - 2 * kBlockBytes) {
+    return absl::DataLossError(absl::StrCat(file.path, ": footer of another segment"));
+  }
+  kernels::AlignedBuffer entries(std::max(footer->entries_bytes, kBlockBytes));
+  if (entries.data() == nullptr) return absl::ResourceExhaustedError("no memory for a footer");
+  const uint64_t begin = file.bytes - FooterBytes(footer->entries_bytes);
+  status =
+      ReadBlocks(system, file, begin, AlignUp(footer->entries_bytes, kBlockBytes), entries.data());
+  if (!status.ok()) return status;
+  std::string text(reinterpret_cast<const char*>(entries.data()), footer->entries_bytes);
+  status = CheckEntries(*footer, text);
+  if (!status.ok()) return status;
+  return text;
 }
 
 }  // namespace terrace::nvme

@@ -1,9 +1,10 @@
 // One segment file: its descriptor and the blocking operations on it. Blocking: only at Open, in
-// the destructor of the tier and on the meta thread.
+// the destructor of the tier, on the meta thread and in offline tools.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tiers/nvme/record.h"
+#include "tiers/nvme/segment_format.h"
+#include "tiers/nvme/system.h"
 
 namespace terrace::nvme {
 
@@ -34,31 +37,56 @@ struct SegmentFile {
   absl::Status failure;  // why, when kFailed
 };
 
-// Statuses of failed system calls: no space of any sort is ResourceExhausted.
+// The status of a failed system call, `error` positive. No space of any sort is ResourceExhausted,
+// an I/O error Unavailable.
 absl::Status ErrnoStatus(int error, const std::string& what);
 
 // Makes the name durable and the space certain: create, allocate, header, fdatasync, fsync of the
 // directory. On failure nothing is left behind. ResourceExhausted when there is no space.
-absl::Status CreateSegmentFile(SegmentFile& file, const StoreId& store_id);
+absl::Status CreateSegmentFile(System& system, SegmentFile& file, const StoreId& store_id);
 // Starts a new generation of a file whose records are no longer needed.
-absl::Status RewriteSegmentHeader(const SegmentFile& file, const StoreId& store_id);
+absl::Status RewriteSegmentHeader(System& system, const SegmentFile& file, const StoreId& store_id);
 
 struct FoundSegment {
   std::shared_ptr<SegmentFile> file;
   // Whether the header names this store and file. Without it the generation is that of the records.
   bool header_ok = false;
+  bool foreign = false;  // the header checks and names another store
 };
 // Every file in `directory` with a segment's name, opened, in order of id; others are left alone.
-absl::StatusOr<std::vector<FoundSegment>> OpenSegmentFiles(const std::string& directory,
-                                                           const StoreId& store_id);
+// `read_only`: for tools that change nothing.
+absl::StatusOr<std::vector<FoundSegment>> OpenSegmentFiles(System& system,
+                                                           const std::string& directory,
+                                                           const StoreId& store_id,
+                                                           bool read_only = false);
 
-// Visits the headers of the records of one segment, for rebuilding the index. Blocks that hold no
-// header are stepped over: a write that never finished may lie before one that did.
-using VisitHeader = absl::FunctionRef<void(uint64_t offset, const RecordHeader& header)>;
-absl::Status ScanSegment(const SegmentFile& file, const StoreId& store_id, VisitHeader visit);
+// The id that most headers of the segments in `directory` carry; nullopt without any.
+std::optional<StoreId> StoreIdOfSegments(System& system, const std::string& directory);
+
+// Visits the records of the file's generation in order, for when there is no footer. `whole` says
+// whether the payload is there and checks. Blocks that hold no header are stepped over: a write
+// that never finished may lie before one that did.
+struct ScannedRecord {
+  uint64_t offset;
+  const RecordHeader& header;  // with grain_filters when whole
+  bool whole;
+};
+using VisitRecord = absl::FunctionRef<void(const ScannedRecord& record)>;
+absl::Status ScanSegment(System& system, const SegmentFile& file, const StoreId& store_id,
+                         VisitRecord visit);
+// The newest generation among the file's records, for when its header does not check; 0 without
+// any.
+absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& file,
+                                           const StoreId& store_id);
+
+// The entries of a sealed segment. DataLoss when it has no footer of this store, file and
+// generation, or one that does not check.
+absl::StatusOr<std::string> ReadFooterEntries(System& system, const SegmentFile& file,
+                                              const StoreId& store_id);
 
 // Reads [offset, offset + bytes) of a segment file; both multiples of 4096, `to` aligned to it.
 // DataLoss when the file ends before.
-absl::Status ReadBlocks(const SegmentFile& file, uint64_t offset, uint64_t bytes, uint8_t* to);
+absl::Status ReadBlocks(System& system, const SegmentFile& file, uint64_t offset, uint64_t bytes,
+                        uint8_t* to);
 
 }  // namespace terrace::nvme

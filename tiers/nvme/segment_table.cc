@@ -1,25 +1,40 @@
 #include "tiers/nvme/segment_table.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace terrace::nvme {
 
-Segment& SegmentTable::AddRecovered(std::shared_ptr<SegmentFile> file) {
+namespace {
+
+// A store of fewer segments has one class and no reserve: they would take too large a part of it.
+constexpr uint64_t kManySegments = 8;
+
+}  // namespace
+
+SegmentTable::SegmentTable(Options options)
+    : options_(std::move(options)),
+      classes_(options_.capacity_bytes / options_.segment_bytes >= kManySegments ? kLifetimes : 1),
+      reclaim_reserve_(classes_ > 1 && options_.reclaim == ReclaimPolicy::kReuse ? 1 : 0),
+      clean_reserve_(classes_ > 1 ? reclaim_reserve_ + 2 : 0) {}
+
+Segment& SegmentTable::AddRecovered(std::shared_ptr<SegmentFile> file, Segment::State state) {
   const uint32_t id = file->id;
   next_id_ = std::max(next_id_, id + 1);
   used_bytes_ += file->bytes;
   Segment& segment = segments_[id];
-  segment.append_offset = file->bytes;
+  segment.state = state;
+  segment.append_offset = kBlockBytes;
+  segment.order = ++clock_;
   segment.file = std::move(file);
+  if (state == Segment::State::kClean) clean_.insert(id);
   return segment;
 }
 
-void SegmentTable::Resize(Segment& segment, uint64_t file_bytes) {
-  used_bytes_ = used_bytes_ - segment.file->bytes + file_bytes;
-  segment.file->bytes = segment.append_offset = file_bytes;
+void SegmentTable::AddForeign(const SegmentFile& file) {
+  next_id_ = std::max(next_id_, file.id + 1);
+  used_bytes_ += file.bytes;
 }
 
 Segment* SegmentTable::Find(uint32_t id) {
@@ -27,102 +42,133 @@ Segment* SegmentTable::Find(uint32_t id) {
   return segment == segments_.end() ? nullptr : &segment->second;
 }
 
-void SegmentTable::Remove(uint32_t id) { Take(id); }
-
-Segment SegmentTable::Take(uint32_t id) {
-  auto node = segments_.extract(id);
-  used_bytes_ -= node.mapped().file->bytes;
-  Seal(id);
-  return std::move(node.mapped());
+void SegmentTable::Remove(uint32_t id) {
+  auto found = segments_.find(id);
+  for (Segment*& open : open_) {
+    if (open == &found->second) open = nullptr;
+  }
+  used_bytes_ -= found->second.file->bytes;
+  clean_.erase(id);
+  segments_.erase(found);
 }
 
-void SegmentTable::Seal(uint32_t id) {
-  if (open_ == id) open_.reset();
+void SegmentTable::SetOpen(int record_class, Segment* segment) { open_[record_class] = segment; }
+
+void SegmentTable::Begin(Segment& segment) {
+  segment.state = Segment::State::kOpen;
+  segment.order = ++clock_;
 }
 
-bool SegmentTable::MayReclaim(const Segment& segment) const {
-  return segment.reads == 0 && segment.writes == 0 && segment.pinned == 0 &&
-         open_ != segment.file->id;
+bool SegmentTable::Fits(const Segment& segment, uint64_t record_bytes, uint64_t entry_bytes) const {
+  return segment.append_offset + record_bytes + FooterBytes(segment.entries_bytes + entry_bytes) <=
+         segment.file->bytes;
 }
 
-// A segment that is mostly dead costs little to lose: the one with the fewest live bytes goes
-// first. When all are mostly live, the one that was used longest ago.
-Segment* SegmentTable::Victim() {
-  Segment* sparsest = nullptr;
-  Segment* oldest = nullptr;
-  for (auto& [id, segment] : segments_) {
-    if (!MayReclaim(segment)) continue;
-    const bool sparse = segment.live_bytes < segment.file->bytes / 2;
-    if (sparse && (sparsest == nullptr || segment.live_bytes < sparsest->live_bytes)) {
-      sparsest = &segment;
-    }
-    if (oldest == nullptr || segment.last_use < oldest->last_use) oldest = &segment;
-  }
-  return sparsest != nullptr ? sparsest : oldest;
+uint64_t SegmentTable::Append(Segment& segment, uint64_t record_bytes, uint64_t entry_bytes) {
+  segment.entries_bytes += entry_bytes;
+  return std::exchange(segment.append_offset, segment.append_offset + record_bytes);
 }
 
-absl::Status SegmentTable::MakeSegment(uint64_t file_bytes, Placement& placement) {
-  uint64_t reclaimable = 0;
-  uint32_t empty = 0;  // a segment that can be reused at no loss
-  for (const auto& [id, segment] : segments_) {
-    if (!MayReclaim(segment)) continue;
-    reclaimable += segment.file->bytes;
-    if (segment.live_bytes == 0 && segment.file->bytes == file_bytes) empty = id;
-  }
-  if (used_bytes_ - reclaimable + file_bytes > capacity_bytes_) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "nvme tier: no room for a segment of ", file_bytes, " bytes: ", used_bytes_, " of ",
-        capacity_bytes_, " bytes are in use and ", reclaimable, " of them may be reclaimed"));
-  }
-  if (empty != 0) placement.reclaimed.push_back(Take(empty));
-  while (used_bytes_ + file_bytes > capacity_bytes_) {
-    placement.reclaimed.push_back(Take(Victim()->file->id));
-  }
+uint64_t SegmentTable::FileBytesFor(uint64_t record_bytes, uint64_t entry_bytes) const {
+  return std::max(options_.segment_bytes, kBlockBytes + record_bytes + FooterBytes(entry_bytes));
+}
 
+uint64_t SegmentTable::Available() const {
+  const uint64_t unused =
+      options_.capacity_bytes > used_bytes_ ? options_.capacity_bytes - used_bytes_ : 0;
+  return clean_.size() + unused / options_.segment_bytes;
+}
+
+Segment* SegmentTable::TakeClean(uint64_t file_bytes, bool reclaiming, bool& fresh) {
+  const bool normal = file_bytes == options_.segment_bytes;
+  if (normal && !reclaiming && Available() <= reclaim_reserve_) return nullptr;
+  fresh = false;
+  for (uint32_t id : clean_) {
+    Segment& segment = segments_.at(id);
+    if (segment.file->bytes != file_bytes) continue;
+    clean_.erase(id);
+    return &segment;
+  }
+  if (used_bytes_ + file_bytes > options_.capacity_bytes) return nullptr;
   auto file = std::make_shared<SegmentFile>();
+  file->id = next_id_++;
   file->bytes = file_bytes;
-  if (!placement.reclaimed.empty() && placement.reclaimed.back().file->bytes == file_bytes) {
-    // Nobody else uses the old file: its descriptor moves to the new generation.
-    SegmentFile& old = *placement.reclaimed.back().file;
-    file->id = old.id;
-    file->generation = old.generation + 1;
-    file->path = old.path;
-    file->fd = std::exchange(old.fd, -1);
-    placement.reused = true;
-  } else {
-    file->id = next_id_++;
-    file->path = absl::StrCat(directory_, "/", SegmentName(file->id));
-  }
+  file->path = absl::StrCat(options_.directory, "/", SegmentName(file->id));
   used_bytes_ += file_bytes;
   Segment& segment = segments_[file->id];
   segment.file = std::move(file);
   segment.append_offset = kBlockBytes;
-  placement.segment = &segment;
-  placement.fresh = true;
-  return absl::OkStatus();
+  fresh = true;
+  return &segment;
 }
 
-absl::StatusOr<SegmentTable::Placement> SegmentTable::Place(uint64_t bytes) {
-  Placement placement;
-  const bool own_segment = bytes > segment_bytes_ - kBlockBytes;
-  if (!own_segment && open_.has_value()) {
-    Segment& open = segments_.at(*open_);
-    if (open.append_offset + bytes <= open.file->bytes) {
-      placement.segment = &open;
-    } else {
-      open_.reset();
-    }
+bool SegmentTable::WantsReclaim() const { return Available() < clean_reserve_; }
+
+bool SegmentTable::MayReclaim(const Segment& segment) const {
+  if (segment.state != Segment::State::kSealed || segment.reads > 0 || segment.writes > 0) {
+    return false;
   }
-  if (placement.segment == nullptr) {
-    absl::Status status =
-        MakeSegment(own_segment ? kBlockBytes + bytes : segment_bytes_, placement);
-    if (!status.ok()) return status;
-    if (!own_segment) open_ = placement.segment->file->id;
+  // Pinned records move with the others, when there is room for them and it is worth it.
+  return segment.pinned_bytes == 0 ||
+         (classes_ > 1 && !segment.unmovable && segment.pinned_bytes <= segment.file->bytes / 2);
+}
+
+// Cost-benefit of the log-structured file system: what is gained over what it costs, times how
+// long it is likely to last.
+double SegmentTable::Benefit(const Segment& segment) const {
+  const double kept =
+      static_cast<double>(segment.wanted_bytes) / static_cast<double>(segment.file->bytes);
+  return (1 - kept) / (1 + kept) * static_cast<double>(clock_ - segment.order + 1);
+}
+
+Segment* SegmentTable::Victim() {
+  const bool by_order = options_.reclaim == ReclaimPolicy::kFifo || classes_ == 1;
+  Segment* best = nullptr;
+  for (auto& [id, segment] : segments_) {
+    if (!MayReclaim(segment)) continue;
+    if (segment.live_bytes == 0) return &segment;
+    const bool better = best == nullptr || (by_order ? segment.order < best->order
+                                                     : Benefit(segment) > Benefit(*best));
+    if (better) best = &segment;
   }
-  placement.offset = placement.segment->append_offset;
-  placement.segment->append_offset += bytes;
-  Use(*placement.segment);
-  return placement;
+  return best;
+}
+
+void SegmentTable::Use(Segment& segment) {
+  if (classes_ == 1 && options_.reclaim == ReclaimPolicy::kReuse) segment.order = ++clock_;
+}
+
+Segment* SegmentTable::AnyClean() {
+  return clean_.empty() ? nullptr : &segments_.at(*clean_.begin());
+}
+
+bool SegmentTable::busy() const {
+  return std::any_of(segments_.begin(), segments_.end(), [](const auto& entry) {
+    const Segment& segment = entry.second;
+    return segment.reads > 0 || segment.writes > 0 || segment.state == Segment::State::kSealing ||
+           segment.state == Segment::State::kDraining;
+  });
+}
+
+Segment SegmentTable::Recycle(Segment& segment) {
+  Segment before = std::exchange(segment, Segment());
+  auto file = std::make_shared<SegmentFile>();
+  file->id = before.file->id;
+  file->generation = before.file->generation + 1;
+  file->path = before.file->path;
+  file->bytes = before.file->bytes;
+  file->fd = std::exchange(before.file->fd, -1);
+  segment.file = std::move(file);
+  segment.append_offset = kBlockBytes;
+  clean_.insert(segment.file->id);
+  return before;
+}
+
+void SegmentTable::Count(Segment& segment, const RecordIndex::Record& record, int sign) {
+  const auto bytes = static_cast<int64_t>(record.stored_bytes()) * sign;
+  segment.live_bytes += bytes;
+  if (record.wanted()) segment.wanted_bytes += bytes;
+  if (record.pinned != 0) segment.pinned_bytes += bytes;
 }
 
 }  // namespace terrace::nvme

@@ -2,82 +2,124 @@
 // no more room. Bookkeeping only, no I/O. Not thread-safe: loop thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "tiers/nvme/record_index.h"
 #include "tiers/nvme/segment_file.h"
 
 namespace terrace::nvme {
 
 struct Segment {
+  enum class State : uint8_t {
+    kClean,     // holds nothing that is wanted; its file is ready for use, or being made so
+    kOpen,      // appended to
+    kSealing,   // full: its footer and row are to be written once its last record is durable
+    kSealed,    //
+    kDraining,  // giving way: what is wanted of it is being written elsewhere
+  };
+
   std::shared_ptr<SegmentFile> file;
-  uint64_t append_offset = 0;  // where the next record goes, if it is the open segment
-  uint64_t live_bytes = 0;     // of records that can be read
+  State state = State::kClean;
+  bool sealing_begun = false;  // the footer is on its way
+  bool unusable = false;       // its file could not be prepared: it goes once nothing uses it
+  bool unmovable = false;      // there was no room elsewhere for what is pinned in it
   uint32_t reads = 0;          // under way: the segment must not be reclaimed
   uint32_t writes = 0;         // not yet durable: neither
-  uint32_t pinned = 0;         // live records that must not be dropped: neither
-  uint64_t last_use = 0;
+  uint64_t append_offset = 0;  // where the next record goes, when it is open
+  uint64_t entries_bytes = 0;  // that a footer for what was placed here would hold
+  uint64_t live_bytes = 0;     // of records that can be read
+  uint64_t wanted_bytes = 0;   // of them used or pinned
+  uint64_t pinned_bytes = 0;   // of them pinned
+  uint64_t order = 0;          // of opening
   // Every record put here, in the order they became durable. Those erased since stay listed; their
   // ids may have been given to records elsewhere.
   std::vector<RecordId> records;
+  // Of a segment that is not sealed: what its footer will say of its records.
+  std::vector<std::pair<RecordId, std::string>> entries;
 };
 
 class SegmentTable {
  public:
-  // A place for a record, and what must happen to files before it may be written.
-  struct Placement {
-    Segment* segment = nullptr;
-    uint64_t offset = 0;
-    bool fresh = false;   // the segment's file must be prepared
-    bool reused = false;  // by a new generation of an existing file rather than a new file
-    // Reclaimed: rows to delete, live records to drop. Of a reused file, what it was before.
-    std::vector<Segment> reclaimed;
+  struct Options {
+    std::string directory;
+    uint64_t capacity_bytes = 0;
+    uint64_t segment_bytes = 0;
+    ReclaimPolicy reclaim = ReclaimPolicy::kReuse;
   };
+  explicit SegmentTable(Options options);
 
-  SegmentTable(std::string directory, uint64_t capacity_bytes, uint64_t segment_bytes)
-      : directory_(std::move(directory)),
-        capacity_bytes_(capacity_bytes),
-        segment_bytes_(segment_bytes) {}
-
-  // A segment of an earlier run: never appended to.
-  Segment& AddRecovered(std::shared_ptr<SegmentFile> file);
-  // Its file was cut to `file_bytes`.
-  void Resize(Segment& segment, uint64_t file_bytes);
+  // A segment of an earlier run. Its records are added by Count().
+  Segment& AddRecovered(std::shared_ptr<SegmentFile> file, Segment::State state);
+  // A file that is not ours: its id is not given again, and its bytes count.
+  void AddForeign(const SegmentFile& file);
   // Null when there is no such segment.
   Segment* Find(uint32_t id);
-  // Its file could not be prepared, or is not wanted. Requires that nothing uses it.
+  // Its file is gone. Requires that nothing uses it.
   void Remove(uint32_t id);
-  // Nothing more is appended to it.
-  void Seal(uint32_t id);
-  void Use(Segment& segment) { segment.last_use = ++clock_; }
 
-  // Room for a record of `bytes`, header included; in a segment of its own when it is longer than
-  // a normal one. ResourceExhausted when there is none, and nothing is reclaimed then.
-  absl::StatusOr<Placement> Place(uint64_t bytes);
+  // Records of different classes lie in different segments, unless there are too few of those.
+  int ClassOf(Lifetime lifetime) const { return classes_ == 1 ? 0 : static_cast<int>(lifetime); }
+  // The segment that records of the class go to, or null.
+  Segment* open(int record_class) { return open_[record_class]; }
+  // Makes it that one, or none.
+  void SetOpen(int record_class, Segment* segment);
+  // Records may be placed in a segment that was taken.
+  void Begin(Segment& segment);
+  bool Fits(const Segment& segment, uint64_t record_bytes, uint64_t entry_bytes) const;
+  // Takes the room: the record's offset. Requires Fits().
+  uint64_t Append(Segment& segment, uint64_t record_bytes, uint64_t entry_bytes);
+  // The length of a file that holds this record: segment_bytes, or more for one that is longer.
+  uint64_t FileBytesFor(uint64_t record_bytes, uint64_t entry_bytes) const;
 
-  void Clear() { segments_.clear(); }
+  // A segment to be opened, clean or (fresh) with a file that is yet to be made; null when
+  // something must give way first. The last ones are kept for what is written once more.
+  Segment* TakeClean(uint64_t file_bytes, bool reclaiming, bool& fresh);
+  // Whether a segment should give way now, so that opening one need not wait.
+  bool WantsReclaim() const;
+  // The segment that gives way first; null when none may.
+  Segment* Victim();
+  // Whether something is under way after which a segment may give way that may not now.
+  bool busy() const;
+  // Null without any.
+  Segment* AnyClean();
+  // The clock that segments are ordered by goes on from here.
+  void SetClock(uint64_t clock) { clock_ = clock; }
+  // The segment, which nothing uses, begins a new generation with nothing in it. Returns what it
+  // was before, whose file has lost its descriptor to the new one.
+  Segment Recycle(Segment& segment);
+
+  // A record of it was used. Where there is no room to write it once more, the segment lasts
+  // longer.
+  void Use(Segment& segment);
+  // A record appears in, or (sign -1) disappears from a segment.
+  void Count(Segment& segment, const RecordIndex::Record& record, int sign);
 
   uint64_t used_bytes() const { return used_bytes_; }
   uint64_t size() const { return segments_.size(); }
+  uint64_t clean() const { return clean_.size(); }
   std::map<uint32_t, Segment>& all() { return segments_; }
 
  private:
   bool MayReclaim(const Segment& segment) const;
-  Segment* Victim();
-  absl::Status MakeSegment(uint64_t file_bytes, Placement& placement);
-  Segment Take(uint32_t id);
+  double Benefit(const Segment& segment) const;
+  // Segments that could be opened without one giving way.
+  uint64_t Available() const;
 
-  const std::string directory_;
-  const uint64_t capacity_bytes_;
-  const uint64_t segment_bytes_;
+  const Options options_;
+  const int classes_;
+  const uint64_t reclaim_reserve_;        // segments that only reclamation may open
+  const uint64_t clean_reserve_;          // segments to have ready, those included
   std::map<uint32_t, Segment> segments_;  // by id
+  std::array<Segment*, kLifetimes> open_{};
+  std::set<uint32_t> clean_;
   uint32_t next_id_ = 1;
-  std::optional<uint32_t> open_;  // appended to
   uint64_t used_bytes_ = 0;
   uint64_t clock_ = 0;
 };

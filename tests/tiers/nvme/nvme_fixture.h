@@ -97,6 +97,14 @@ class NvmeTierTest : public testing::Test {
     absl::StatusOr<std::unique_ptr<NvmeTier>> tier = NvmeTier::Open(options_, loop_.post());
     ASSERT_TRUE(tier.ok()) << tier.status();
     tier_ = *std::move(tier);
+    records_.clear();
+    tier_->OnDropped([this](RecordId, const ObjectKey& key) {
+      Forget(key);
+      dropped_.push_back(key);
+    });
+    absl::Status status = tier_->Recover(
+        [this](RecordId id, const RecordMeta& meta) { records_.emplace_back(id, meta); });
+    ASSERT_TRUE(status.ok()) << status;
   }
 
   void Reopen() {
@@ -109,7 +117,13 @@ class NvmeTierTest : public testing::Test {
     tier_->Write({object.meta, object.payload.data(), IoPriority::kBackground,
                   [&](absl::StatusOr<RecordId> record) { result = std::move(record); }});
     EXPECT_TRUE(loop_.RunUntil([&] { return result.has_value(); }));
+    if (result.has_value() && result->ok()) records_.emplace_back(**result, object.meta);
     return result.value_or(absl::InternalError("done was never called"));
+  }
+
+  void Erase(RecordId record) {
+    std::erase_if(records_, [&](const auto& entry) { return entry.first == record; });
+    tier_->Erase(record);
   }
 
   // The record's id, or a failed test.
@@ -146,6 +160,7 @@ class NvmeTierTest : public testing::Test {
     };
     tier_->Read(std::move(request));
     EXPECT_TRUE(loop_.RunUntil([&] { return done; }));
+    if (absl::IsDataLoss(result.meta.status())) Forget(meta.key);
     return result;
   }
 
@@ -165,11 +180,11 @@ class NvmeTierTest : public testing::Test {
     EXPECT_EQ(result.progress.back(), object.meta.part_ends.size());
   }
 
-  std::vector<std::pair<RecordId, RecordMeta>> Records() {
-    std::vector<std::pair<RecordId, RecordMeta>> records;
-    tier_->ForEachRecord(
-        [&](RecordId id, const RecordMeta& meta) { records.emplace_back(id, meta); });
-    return records;
+  // What should be there: recovered or written, and neither erased nor dropped since.
+  const std::vector<std::pair<RecordId, RecordMeta>>& Records() const { return records_; }
+
+  void Forget(const ObjectKey& key) {
+    std::erase_if(records_, [&](const auto& entry) { return entry.second.key == key; });
   }
 
   RecordId IdOf(const ObjectKey& key) {
@@ -193,6 +208,8 @@ class NvmeTierTest : public testing::Test {
   NvmeOptions options_;
   TestLoop loop_;
   std::unique_ptr<NvmeTier> tier_;
+  std::vector<std::pair<RecordId, RecordMeta>> records_;
+  std::vector<ObjectKey> dropped_;  // in order
 };
 
 }  // namespace terrace

@@ -10,7 +10,7 @@
 #include <fstream>
 
 #include "tests/tiers/nvme/nvme_fixture.h"
-#include "tiers/nvme/record.h"
+#include "tiers/nvme/record_check.h"
 
 namespace terrace {
 namespace {
@@ -33,7 +33,9 @@ class RecoveryTest : public NvmeTierTest {
 
   // Where the record of an object begins in the only segment.
   uint64_t OffsetOf(size_t index) const {
-    return kBlock + index * nvme::RecordBytes(objects_[index].meta.payload_bytes);
+    const RecordMeta& meta = objects_[index].meta;
+    return kBlock +
+           index * (nvme::HeaderBytes(meta.part_ends) + AlignUp(meta.payload_bytes, kBlock));
   }
 
   void Overwrite(const std::filesystem::path& path, uint64_t offset, uint64_t bytes) {
@@ -68,9 +70,11 @@ class RecoveryTest : public NvmeTierTest {
     file.read(reinterpret_cast<char*>(block.data()), kBlock);
     absl::StatusOr<nvme::RecordHeader> header = nvme::DecodeRecordHeader(block);
     ASSERT_TRUE(header.ok()) << header.status();
-    header->meta = objects_[index].meta;
     header->sequence += index;
-    nvme::EncodeRecordHeader(*header, absl::MakeSpan(block));
+    header->piece_crcs.clear();
+    header->meta = objects_[index].meta;
+    nvme::RecordWrite record(*header, absl::MakeSpan(block), objects_[index].payload.data());
+    ASSERT_TRUE(record.Advance(header->meta.payload_bytes).ok());
     file.seekp(static_cast<std::streamoff>(OffsetOf(index)));
     file.write(reinterpret_cast<const char*>(block.data()), kBlock);
     file.write(reinterpret_cast<const char*>(objects_[index].payload.data()),
@@ -192,13 +196,19 @@ TEST_F(RecoveryTest, ATruncatedSegmentLosesItsTailOnly) {
   std::filesystem::resize_file(SegmentFiles()[0], OffsetOf(3) + 2 * kBlock);
   Open();
   ExpectAllBut({3});
-  EXPECT_EQ(tier_->Stats().corrupt_records, 1u);
+  EXPECT_EQ(tier_->Stats().lost_records, 1u);
+  EXPECT_THAT(tier_->lost(), testing::ElementsAre(objects_[3].meta.key));
+  // And nothing that is written next runs into what is left of it.
+  objects_.push_back(MakeObject(77, 2, 9000));
+  MustWrite(objects_.back());
+  Reopen();
+  ExpectAllBut({3});
 }
 
 TEST_F(RecoveryTest, AMissingSegmentLosesItsRecordsOnly) {
   StoreAndClose(4);
-  Open();  // earlier segments are not appended to: this record gets a file of its own
-  objects_.push_back(MakeObject(77, 2, 9000));
+  Open();
+  objects_.push_back(MakeObject(77, 3, 1300 * kKiB));  // does not fit behind them
   MustWrite(objects_.back());
   tier_.reset();
   auto files = SegmentFiles();
@@ -207,7 +217,8 @@ TEST_F(RecoveryTest, AMissingSegmentLosesItsRecordsOnly) {
   std::filesystem::remove(files[0]);
   Open();
   ExpectAllBut({0, 1, 2, 3});
-  EXPECT_EQ(tier_->Stats().corrupt_records, 4u);
+  EXPECT_EQ(tier_->Stats().lost_records, 4u);
+  EXPECT_EQ(tier_->lost().size(), 4u);
 }
 
 TEST_F(RecoveryTest, ATornTailIsNotVisible) {
@@ -228,18 +239,18 @@ TEST_F(RecoveryTest, AWriteThatWasNeverAcknowledgedIsNotVisible) {
   EXPECT_EQ(tier_->Stats().corrupt_records, 0u);
 }
 
-TEST_F(RecoveryTest, WithoutAnIndexATornRecordIsAMissAndCounted) {
+TEST_F(RecoveryTest, WithoutAnIndexATornRecordIsNotVisibleEither) {
   StoreAndClose(2);
   objects_.push_back(MakeObject(3, 4, 50'000));
   WriteTornRecord(2);
   std::filesystem::remove_all(options_.directory + "/index");
   Open();
-  const RecordId torn = IdOf(objects_[2].meta.key);
-  ASSERT_NE(torn, kNoRecord);  // its header is whole, and payloads are checked as they are read
-  ReadResult read = Read(torn, objects_[2].meta);
-  EXPECT_TRUE(absl::IsDataLoss(read.meta.status())) << read.meta.status();
-  EXPECT_EQ(tier_->Stats().corrupt_records, 1u);
+  EXPECT_EQ(tier_->Stats().torn_records, 1u);
   ExpectAllBut({2});
+  // Its place is used again.
+  MustWrite(objects_[2]);
+  Reopen();
+  ExpectAllBut({});
 }
 
 // Of a file that was used again, what still lies behind the new records is whole and yet forgotten,
@@ -247,7 +258,7 @@ TEST_F(RecoveryTest, WithoutAnIndexATornRecordIsAMissAndCounted) {
 TEST_F(RecoveryTest, RecordsOfAnEarlierGenerationStayForgotten) {
   options_.capacity_bytes = 2 * options_.segment_bytes;
   Open();
-  for (uint64_t seed : {101, 102}) tier_->Erase(MustWrite(MakeObject(seed, 3, 500 * kKiB)));
+  for (uint64_t seed : {101, 102}) Erase(MustWrite(MakeObject(seed, 3, 500 * kKiB)));
   const auto first_file = SegmentFiles()[0];
   objects_.push_back(MakeObject(1, 6, 500 * kKiB));  // does not fit behind them
   objects_.push_back(MakeObject(2, 6, 200 * kKiB));  // nor this behind that: the first file again
@@ -271,28 +282,79 @@ TEST_F(RecoveryTest, OtherFilesAreLeftAlone) {
   EXPECT_TRUE(std::filesystem::exists(stranger));
 }
 
-TEST_F(RecoveryTest, ADamagedOrLaterSuperblockIsRefusedAndNothingChanges) {
+TEST_F(RecoveryTest, OneSuperblockIsEnough) {
   StoreAndClose(2);
   const std::string path = options_.directory + "/superblock";
-  const auto copy = path + ".copy";
-  std::filesystem::copy_file(path, copy);
+  for (const std::string& copy : {path, path + ".copy"}) {
+    Overwrite(copy, 20, 1);
+    Reopen();
+    ExpectAllBut({});
+    tier_.reset();
+    std::filesystem::remove(copy);
+    Reopen();
+    ExpectAllBut({});
+    tier_.reset();
+  }
+}
+
+TEST_F(RecoveryTest, WithoutSuperblocksTheSegmentsSayWhoseTheyAre) {
+  StoreAndClose(2);
+  const std::string path = options_.directory + "/superblock";
   Overwrite(path, 20, 1);
-  absl::Status status = OpenStatus();
-  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("superblock: checksum"));
-
-  std::filesystem::copy_file(copy, path, std::filesystem::copy_options::overwrite_existing);
-  Overwrite(path, 8, 1);
-  status = OpenStatus();
-  EXPECT_THAT(std::string(status.message()), HasSubstr("format version"));
-
-  std::filesystem::remove(path);
-  status = OpenStatus();
-  EXPECT_THAT(std::string(status.message()), HasSubstr("no superblock"));
-
-  std::filesystem::rename(copy, path);
+  std::filesystem::remove(path + ".copy");
   Open();
   ExpectAllBut({});
+  Reopen();
+  ExpectAllBut({});
+}
+
+// A superblock of another store loses to what the segments say, and the other way round segments
+// of another store are left alone.
+TEST_F(RecoveryTest, WhatIsOfAnotherStoreIsNotTouched) {
+  StoreAndClose(2);
+  const std::string mine = options_.directory;
+  options_.directory = scratch_.path() + "/other";
+  Open();
+  const TestObject stranger = MakeObject(50, 2, 9000);
+  MustWrite(stranger);
+  tier_.reset();
+  const auto overwrite = std::filesystem::copy_options::overwrite_existing;
+  std::filesystem::copy_file(options_.directory + "/superblock", mine + "/superblock", overwrite);
+  const std::string foreign = mine + "/segments/seg-00000099.tseg";
+  std::filesystem::copy_file(SegmentFiles()[0], foreign);
+  options_.directory = mine;
+  Open();
+  ExpectAllBut({});
+  EXPECT_EQ(IdOf(stranger.meta.key), kNoRecord);
+  for (uint64_t seed = 100; seed < 130; ++seed) MustWrite(MakeObject(seed, 3, kMiB));
+  EXPECT_LE(tier_->Stats().used_bytes, options_.capacity_bytes);
+  tier_.reset();
+  EXPECT_TRUE(std::filesystem::exists(foreign));
+}
+
+TEST_F(RecoveryTest, ALaterVersionIsRefusedAndNothingChanges) {
+  StoreAndClose(2);
+  const std::string path = options_.directory + "/superblock";
+  const auto before = path + ".before";
+  std::filesystem::copy_file(path, before);
+  Overwrite(path, 8, 1);
+  const absl::Status status = OpenStatus();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format version"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Nothing was changed"));
+  std::filesystem::rename(before, path);
+  Open();
+  ExpectAllBut({});
+}
+
+TEST_F(RecoveryTest, SegmentsThatNobodyOwnsAreRefused) {
+  StoreAndClose(2);
+  std::filesystem::remove(options_.directory + "/superblock");
+  std::filesystem::remove(options_.directory + "/superblock.copy");
+  Overwrite(SegmentFiles()[0], 0, 64);
+  const absl::Status status = OpenStatus();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no segment says whose it is"));
 }
 
 TEST_F(RecoveryTest, AStoreInUseIsRefusedByName) {
@@ -359,7 +421,7 @@ TEST_F(RecoveryTest, WhenAllIsPinnedWritesAreRefusedAndCounted) {
   EXPECT_EQ(tier_->Stats().writes_rejected, 1u);
   ExpectAllBut({});
   // What is erased is not pinned any longer.
-  tier_->Erase(IdOf(objects_[0].meta.key));
+  Erase(IdOf(objects_[0].meta.key));
   MustWrite(another);
   ExpectAllBut({0});
 }

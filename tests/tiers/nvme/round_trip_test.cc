@@ -141,8 +141,8 @@ TEST_F(NvmeTierTest, EraseForgets) {
   Open();
   const TestObject a = MakeObject(1, 2, 4096), b = MakeObject(2, 2, 4096);
   const RecordId record_a = MustWrite(a), record_b = MustWrite(b);
-  tier_->Erase(record_a);
-  tier_->Erase(record_a);  // twice is harmless
+  Erase(record_a);
+  Erase(record_a);  // twice is harmless
   EXPECT_EQ(tier_->Stats().records, 1u);
   EXPECT_EQ(Records().size(), 1u);
   EXPECT_TRUE(absl::IsDataLoss(Read(record_a, a.meta).meta.status()));
@@ -161,7 +161,7 @@ TEST_F(NvmeTierTest, EraseWhileReadingIsSafe) {
   ReadRequest request = Request(record, object.meta, to.data());
   request.done = [&](absl::StatusOr<RecordMeta> meta) { result = std::move(meta); };
   tier_->Read(std::move(request));
-  tier_->Erase(record);
+  Erase(record);
   ASSERT_TRUE(loop_.RunUntil([&] { return result.has_value(); }));
   ASSERT_TRUE(result->ok()) << result->status();
   EXPECT_EQ(std::memcmp(to.data(), object.payload.data(), object.meta.payload_bytes), 0);
@@ -260,7 +260,7 @@ TEST_F(NvmeTierTest, DeadSegmentsAreReusedBeforeAnythingIsDropped) {
   tier_->OnDropped([&](RecordId, const ObjectKey&) { ADD_FAILURE() << "nothing had to go"; });
   const TestObject kept = MakeObject(1000, 3, kMiB);
   const RecordId kept_record = MustWrite(kept);
-  for (uint64_t seed = 0; seed < 20; ++seed) tier_->Erase(MustWrite(MakeObject(seed, 3, kMiB)));
+  for (uint64_t seed = 0; seed < 20; ++seed) Erase(MustWrite(MakeObject(seed, 3, kMiB)));
   ExpectStored(kept_record, kept);
 }
 

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/buffer.h"
 #include "spdlog/spdlog.h"
-#include "tiers/nvme/io_ring.h"
+#include "tiers/nvme/io_scheduler.h"
 #include "tiers/nvme/meta_store.h"
 #include "tiers/nvme/meta_thread.h"
 #include "tiers/nvme/record.h"
@@ -23,6 +23,7 @@
 #include "tiers/nvme/segment_file.h"
 #include "tiers/nvme/segment_table.h"
 #include "tiers/nvme/store_directory.h"
+#include "tiers/nvme/system.h"
 
 namespace terrace {
 
@@ -155,7 +156,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   // The threads, in the order in which they are made; Stop() ends them in reverse.
   std::unique_ptr<nvme::MetaStore> store_;
   std::unique_ptr<nvme::MetaThread> meta_;
-  std::unique_ptr<nvme::IoRing> io_;
+  std::unique_ptr<nvme::IoScheduler> io_;
 };
 
 absl::Status NvmeTier::Impl::Open() {
@@ -182,8 +183,11 @@ absl::Status NvmeTier::Impl::Open() {
   if (*lost == 0) TrimRecovered();
 
   meta_ = std::make_unique<nvme::MetaThread>(*store_);
-  auto io =
-      nvme::IoRing::Start({options_.queue_depth, options_.piece_bytes, [this] { meta_->Flush(); }});
+  nvme::IoScheduler::Options io_options;
+  io_options.system = &nvme::System::Real();
+  io_options.queue_depth = options_.queue_depth;
+  io_options.piece_bytes = options_.piece_bytes;
+  auto io = nvme::IoScheduler::Start(io_options);
   if (!io.ok()) return io.status();
   io_ = *std::move(io);
   stats_.engine = io_->engine();
@@ -361,10 +365,10 @@ std::unique_ptr<Transfer> NvmeTier::Impl::MakeWrite(WriteRequest request,
                                                     const SegmentTable::Placement& placement) {
   const SegmentFile& file = *placement.segment->file;
   auto transfer = std::make_unique<Transfer>();
-  transfer->header = std::move(header_block);
+  transfer->head = std::move(header_block);
   nvme::RecordHeader header{directory_.store_id(), file.id, file.generation, next_sequence_++,
                             std::move(request.meta)};
-  nvme::EncodeRecordHeader(header, {transfer->header.data(), kBlockBytes});
+  nvme::EncodeRecordHeader(header, {transfer->head.data(), kBlockBytes});
   std::string row = nvme::EncodeRow({header.generation, header.sequence, header.meta});
 
   auto write = std::make_unique<PendingWrite>();
@@ -389,6 +393,7 @@ std::unique_ptr<Transfer> NvmeTier::Impl::MakeWrite(WriteRequest request,
                [this, write = std::move(write)](absl::Status status) mutable {
                  Written(std::move(write), std::move(status));
                });
+    meta_->Flush();
   };
   return transfer;
 }
@@ -431,8 +436,8 @@ void NvmeTier::Impl::Read(ReadRequest request) {
     status = absl::UnavailableError(absl::StrCat(queued_reads_, " nvme reads are queued already"));
   }
   auto transfer = std::make_unique<Transfer>();
-  transfer->header = kernels::AlignedBuffer(kBlockBytes);
-  if (status.ok() && transfer->header.data() == nullptr) {
+  transfer->head = kernels::AlignedBuffer(kBlockBytes);
+  if (status.ok() && transfer->head.data() == nullptr) {
     status = absl::UnavailableError("no memory for a record header");
   }
   if (!status.ok()) {
@@ -454,7 +459,7 @@ void NvmeTier::Impl::Read(ReadRequest request) {
       directory_.store_id(),   segment.file->id, segment.file->generation,
       record->payload_bytes(), request.key,      request.fingerprint};
   auto check =
-      std::make_shared<nvme::RecordRead>(identity, transfer->header.data(), request.destination);
+      std::make_shared<nvme::RecordRead>(identity, transfer->head.data(), request.destination);
   transfer->advanced = [this, check, progress = std::move(request.on_progress)](uint64_t bytes) {
     const uint32_t before = check->parts_ready();
     absl::Status status = check->Advance(bytes);

@@ -1,0 +1,175 @@
+#include "tiers/nvme/io_queue.h"
+
+#include <limits.h>
+
+#include <algorithm>
+
+namespace terrace::nvme {
+
+void Request::Add(const Part& part) {
+  if (parts.empty()) kind = part.job->is_write() ? Kind::kWrite : Kind::kRead;
+  parts.push_back(part);
+  bytes += part.bytes();
+}
+
+void Request::Aim() {
+  const Transfer& first = *parts.front().job->transfer;
+  fd = first.file->fd;
+  offset = first.file_offset + parts.front().begin + moved;
+  iovecs.clear();
+  const auto add = [this](uint8_t* base, uint64_t begin, uint64_t end) {
+    if (begin < end) iovecs.push_back({base + begin, end - begin});
+  };
+  uint64_t skip = moved;
+  for (const Part& part : parts) {
+    const uint64_t skipped = std::min(skip, part.bytes());
+    skip -= skipped;
+    const uint64_t begin = part.begin + skipped;
+    const Transfer& transfer = *part.job->transfer;
+    const uint64_t head = transfer.head.size_bytes();
+    add(transfer.head.data(), begin, std::min(part.end, head));
+    add(transfer.payload, std::max(begin, head) - head, std::max(part.end, head) - head);
+  }
+  buffers = iovecs.data();
+  buffer_count = static_cast<int>(iovecs.size());
+}
+
+IoQueue::Urgency IoQueue::UrgencyOf(const Job& job) {
+  // Writes are finished in order of arrival instead: half-written records help nobody.
+  const uint64_t share = job.is_write() ? 0 : (job.issued << 16) / job.total;
+  return {job.transfer->priority, job.transfer->batch, share, job.arrival};
+}
+
+bool IoQueue::ReadsAreUrgent(Clock::time_point now) const {
+  return urgent_reads_ > 0 || now < urgent_until_;
+}
+
+// A sixteenth more than a piece is still one request: a record's header is no request of its own.
+bool IoQueue::IsSplit(const Job& job) const { return job.total > piece_bytes_ + piece_bytes_ / 16; }
+
+// The head of a write of several requests follows its payload, and only once that is written: a
+// process that is killed leaves no head without its payload.
+bool IoQueue::WaitsForPayload(const Job& job) const {
+  return job.is_write() && IsSplit(job) && job.issued == job.transfer->payload_bytes &&
+         job.in_flight > 0;
+}
+
+void IoQueue::Add(Job& job) {
+  urgent_reads_ += job.is_urgent();
+  Enqueue(job);
+}
+
+void IoQueue::Enqueue(Job& job) {
+  if (job.issued == job.total || !job.status.ok() || WaitsForPayload(job)) return;
+  job.queued = true;
+  (job.is_write() ? writes_ : reads_).emplace(UrgencyOf(job), &job);
+  if (!job.is_write() || IsSplit(job)) return;
+  whole_.emplace(Place{job.transfer->file.get(), job.transfer->file_offset}, &job);
+}
+
+void IoQueue::Dequeue(Job& job) {
+  job.queued = false;
+  (job.is_write() ? writes_ : reads_).erase(UrgencyOf(job));
+  if (!job.is_write() || IsSplit(job)) return;
+  whole_.erase({job.transfer->file.get(), job.transfer->file_offset});
+}
+
+void IoQueue::Withdraw(Job& job) {
+  if (job.queued) Dequeue(job);
+}
+
+void IoQueue::Remove(Job& job, Clock::time_point now) {
+  Withdraw(job);
+  if (!job.is_urgent()) return;
+  --urgent_reads_;
+  urgent_until_ = now + kQuiet;
+}
+
+void IoQueue::TakePiece(Job& job, Request& request) {
+  Dequeue(job);
+  // In the order of issue a split write begins with its payload.
+  const uint64_t payload = job.transfer->payload_bytes;
+  const bool split_write = job.is_write() && IsSplit(job);
+  const uint64_t limit = split_write && job.issued < payload ? payload : job.total;
+  uint64_t bytes = limit - job.issued;
+  if (bytes > piece_bytes_ + piece_bytes_ / 16) bytes = piece_bytes_;
+  uint64_t begin = job.issued;
+  if (split_write) {
+    begin =
+        job.issued < payload ? job.transfer->head.size_bytes() + job.issued : job.issued - payload;
+  }
+  job.issued += bytes;
+  ++job.in_flight;
+  request.Add({&job, begin, begin + bytes});
+  Enqueue(job);
+}
+
+std::unique_ptr<Request> IoQueue::NextRead(Clock::time_point now) {
+  if (reads_.empty() || reads_in_flight_ + writes_in_flight_ >= queue_depth_) return nullptr;
+  const bool write_is_due =
+      !writes_.empty() && writes_in_flight_ == 0 && reads_since_write_ >= kReadsPerWrite;
+  if (write_is_due) return nullptr;
+  Job& job = *reads_.begin()->second;
+  if (job.is_background() && background_reads_in_flight_ > 0 && ReadsAreUrgent(now)) return nullptr;
+  auto request = std::make_unique<Request>();
+  TakePiece(job, *request);
+  ++reads_in_flight_;
+  background_reads_in_flight_ += job.is_background();
+  reads_since_write_ += !writes_.empty();
+  return request;
+}
+
+std::unique_ptr<Request> IoQueue::NextWrite(Clock::time_point now) {
+  const uint32_t limit = ReadsAreUrgent(now) ? 1 : write_depth_;
+  if (writes_.empty() || writes_in_flight_ >= limit ||
+      reads_in_flight_ + writes_in_flight_ >= queue_depth_) {
+    return nullptr;
+  }
+  auto request = std::make_unique<Request>();
+  Job& job = *writes_.begin()->second;
+  TakePiece(job, *request);
+  if (!IsSplit(job)) Merge(*request);
+  ++writes_in_flight_;
+  reads_since_write_ = 0;
+  return request;
+}
+
+// Adds the writes that follow in the file, of whatever class: they cost least now.
+void IoQueue::Merge(Request& request) {
+  const SegmentFile* file = request.parts.front().job->transfer->file.get();
+  uint64_t end = request.parts.front().job->transfer->file_offset + request.bytes;
+  for (uint64_t buffers = 4; buffers <= IOV_MAX; buffers += 2) {  // at most two a part
+    auto next = whole_.find({file, end});
+    if (next == whole_.end() || request.bytes + next->second->total > piece_bytes_) return;
+    Job& job = *next->second;
+    end += job.total;
+    TakePiece(job, request);
+  }
+}
+
+void IoQueue::PutBack(Request& request, size_t from) {
+  for (size_t i = from; i < request.parts.size(); ++i) {
+    const Request::Part& part = request.parts[i];
+    request.bytes -= part.bytes();
+    --part.job->in_flight;
+    part.job->issued -= part.bytes();
+    if (!part.job->queued) Enqueue(*part.job);
+  }
+  request.parts.resize(from);
+  if (from == 0) --writes_in_flight_;
+}
+
+void IoQueue::Completed(const Request& request) {
+  if (request.kind == IoOp::Kind::kWrite) {
+    --writes_in_flight_;
+  } else {
+    --reads_in_flight_;
+    background_reads_in_flight_ -= request.parts.front().job->is_background();
+  }
+  for (const Request::Part& part : request.parts) {
+    --part.job->in_flight;
+    if (!part.job->queued) Enqueue(*part.job);
+  }
+}
+
+}  // namespace terrace::nvme

@@ -36,6 +36,8 @@ absl::Status IoFailure(int64_t error, const std::string& what) {
   return absl::UnavailableError(status.message());
 }
 
+absl::Status Stopping() { return absl::UnavailableError("the NVMe tier is stopping"); }
+
 // Bytes a second while something is in flight; read from any thread.
 class Bandwidth {
  public:
@@ -125,7 +127,7 @@ class IoScheduler::Thread {
   std::mutex mutex_;
   std::vector<Message> inbox_;        // guarded by mutex_
   bool stopping_ = false;             // guarded by mutex_
-  std::unique_ptr<IoEngine> engine_;  // set and reset under mutex_; used by the io thread
+  std::unique_ptr<IoEngine> engine_;  // the io thread's; reset under mutex_, for Wake() meanwhile
 
   // Of the io thread.
   IoQueue queue_;
@@ -230,6 +232,10 @@ void IoScheduler::Thread::Accept(std::unique_ptr<Transfer> transfer) {
     transfer->finished(file.failure);
     return;
   }
+  if (reads_abandoned_ && transfer->direction == Transfer::Direction::kRead) {
+    transfer->finished(Stopping());
+    return;
+  }
   auto job = std::make_unique<Job>(std::move(transfer), next_arrival_++);
   queue_.Add(*job);
   jobs_.emplace(job->arrival, std::move(job));
@@ -245,11 +251,10 @@ void IoScheduler::Thread::SetFileState(const std::shared_ptr<SegmentFile>& file,
 }
 
 void IoScheduler::Thread::AbandonReads() {
-  if (reads_abandoned_ && unready_.empty()) return;
-  reads_abandoned_ = true;
+  if (std::exchange(reads_abandoned_, true)) return;
   for (auto& [arrival, job] : jobs_) {
     if (job->is_write() || job->issued == job->total) continue;
-    Fail(*job, absl::UnavailableError("the NVMe tier is stopping"));
+    Fail(*job, Stopping());
   }
 }
 

@@ -1,8 +1,9 @@
 // The io thread: moves records between segment files and memory in pieces, most urgent first,
 // through one IoEngine. It knows bytes and files, not what is in them.
 //
-// - Reads before writes. While a demand or next-layer read is about, writes are held to one piece
-//   in flight, so such a read waits behind at most one; when nobody reads, writes get
+// - Reads before writes, but after 16 pieces of reads a waiting write gets its turn. While a demand
+//   or next-layer read is about, or was a moment ago, writes are held to one piece in flight, and
+//   background reads too, so such a read waits behind few; when nobody reads, writes get
 //   `write_depth`.
 // - Within a class: batch, then the share of the record already asked for, so that the records of
 //   a batch advance together.
@@ -59,9 +60,9 @@ class IoScheduler {
   struct Options {
     System* system = nullptr;
     EngineChoice engine = EngineChoice::kAuto;
-    uint32_t queue_depth = 16;  // pieces in flight
-    uint32_t write_depth = 4;   // of them writes
-    uint64_t piece_bytes = 1 << 20;
+    uint32_t queue_depth = 16;       // pieces in flight
+    uint32_t write_depth = 4;        // of them writes
+    uint64_t piece_bytes = 1 << 20;  // or up to a sixteenth more, rather than leave a sliver
   };
 
   // Starts the thread. FailedPrecondition when the engine that was chosen is not granted.

@@ -189,7 +189,8 @@ bool Mover::Reachable(const Entry& entry) const {
 void Mover::Touched(ObjectId id) {
   if (nvme_ == nullptr) return;
   Entry& entry = catalog_.at(id);
-  if (!std::exchange(entry.reused, true) && entry.record != kNoRecord) admission_.Reused();
+  if (!entry.reused && entry.record != kNoRecord) admission_.Reused();
+  entry.reused = true;
   if (entry.record != kNoRecord) {
     nvme_->Touch(entry.record);
   } else if (entry.visible() && entry.host->ready && !entry.queued && !entry.host->writing) {

@@ -64,11 +64,14 @@ inline std::vector<uint8_t> PartBytes(const KvGeometry& geometry, uint32_t layer
   return bytes;
 }
 
+// High enough that the NVMe tier writes it at once: see tiers/nvme/admission.h.
+inline constexpr uint32_t kPromptCostUs = 10'000'000;
+
 // Writes every needed chunk and commits.
 inline CommitReport StoreAll(Client& client, const Model& model, absl::Span<const uint32_t> tokens,
                              std::string_view extra = {}) {
   CommitReport report;
-  auto store = client.BeginStore(model, tokens, extra, 1000);
+  auto store = client.BeginStore(model, tokens, extra, kPromptCostUs);
   EXPECT_TRUE(store.ok()) << store.status();
   if (!store.ok()) return report;
   for (size_t i = 0; i < store->chunks().size(); ++i) {

@@ -38,7 +38,7 @@ def kv(tokens: np.ndarray, layer: int, which: int) -> np.ndarray:
 
 def store(client: terrace_kv.Client, model: terrace_kv.Model, tokens: np.ndarray,
           extra: bytes = b"") -> terrace_kv.CommitReport:
-    with client.begin_store(model, tokens, extra=extra, cost_us=1000) as writing:
+    with client.begin_store(model, tokens, extra=extra, cost_us=10_000_000) as writing:
         for chunk in writing.chunks:
             if not chunk.needed:
                 continue

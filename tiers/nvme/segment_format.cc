@@ -126,8 +126,9 @@ void AppendEntry(const RecordEntry& entry, std::string& to) {
   Put(at + kEntryFilterCountAt, static_cast<uint16_t>(entry.meta.grain_filters.size()));
   Put(at + kEntrySequenceAt, entry.sequence);
   PutObject(at + kEntryObjectAt, entry.meta);
-  std::memcpy(at + kEntryFiltersAt, entry.meta.grain_filters.data(),
-              entry.meta.grain_filters.size() * sizeof(GrainFilter));
+  for (size_t i = 0; i < entry.meta.grain_filters.size(); ++i) {
+    Put(at + kEntryFiltersAt + i * sizeof(GrainFilter), entry.meta.grain_filters[i]);
+  }
 }
 
 absl::Status TakeEntry(std::string_view& entries, RecordEntry& entry) {
@@ -153,7 +154,9 @@ absl::Status TakeEntry(std::string_view& entries, RecordEntry& entry) {
         filters, " grain filters for ", entry.meta.grain_count, " grains"));
   }
   entry.meta.grain_filters.resize(filters);
-  std::memcpy(entry.meta.grain_filters.data(), at + kEntryFiltersAt, filters * sizeof(GrainFilter));
+  for (size_t i = 0; i < filters; ++i) {
+    entry.meta.grain_filters[i] = Get<GrainFilter>(at + kEntryFiltersAt + i * sizeof(GrainFilter));
+  }
   entries.remove_prefix(EntryBytesOf(filters));
   return absl::OkStatus();
 }
@@ -164,7 +167,7 @@ uint64_t FooterBytes(uint64_t entries_bytes) {
 
 void EncodeFooter(Footer footer, std::string_view entries, Bytes to) {
   std::memset(to.data(), 0, to.size());
-  std::memcpy(to.data(), entries.data(), entries.size());
+  std::copy(entries.begin(), entries.end(), to.begin());
   const Bytes block = to.last(kBlockBytes);
   BeginHeader(block, kFooterMagic, footer.store_id);
   Put(block.data() + kSegmentIdAt, footer.segment_id);

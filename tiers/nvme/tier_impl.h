@@ -28,6 +28,18 @@
 
 namespace terrace {
 
+namespace nvme {
+
+// A segment that is giving way: the records of it that are written once more.
+struct Drain {
+  uint32_t segment_id = 0;
+  std::vector<RecordId> keep;
+  size_t next = 0;
+  uint32_t in_flight = 0;
+};
+
+}  // namespace nvme
+
 class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
  public:
   Impl(NvmeOptions options, PostFn post);
@@ -62,13 +74,6 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   using Written = absl::AnyInvocable<void(uint32_t segment_id, const nvme::RecordEntry& entry,
                                           const absl::Status& status)>;
   using ReadDone = absl::AnyInvocable<void(absl::StatusOr<RecordMeta>)>;
-  // A segment that is giving way: the records of it that are written once more.
-  struct Drain {
-    uint32_t segment_id = 0;
-    std::vector<RecordId> keep;
-    size_t next = 0;
-    uint32_t in_flight = 0;
-  };
 
   // tier_open.cc
   absl::Status LoadSegments(RecordVisitor visit, nvme::RecoveryFindings& findings, bool& indexed);
@@ -138,7 +143,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   bool recovered_ = false;
   std::vector<ObjectKey> lost_;
   std::deque<WriteRequest> waiting_;  // for a segment to be had
-  std::optional<Drain> drain_;
+  std::optional<nvme::Drain> drain_;
   bool making_room_ = false;
   double reclaim_credit_ = 0;  // bytes that may be written once more
   uint64_t next_sequence_ = 1;

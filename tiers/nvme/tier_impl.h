@@ -81,6 +81,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
                     RecordVisitor visit, nvme::RecoveryFindings& findings);
   void AddEntry(Segment& segment, nvme::RecordEntry& entry, std::string_view encoded,
                 const nvme::Notes& notes, RecordVisitor visit);
+  std::vector<Segment*> SegmentsByAge();
   void ResumeOpenSegments();
   Lifetime LifetimeOfSegment(const Segment& segment) const;
   void ShrinkToCapacity();

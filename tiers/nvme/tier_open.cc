@@ -144,8 +144,8 @@ absl::Status NvmeTier::Impl::Recover(RecordVisitor visit) {
   }
   meta_ = std::make_unique<nvme::MetaThread>(*store_);
   recovered_ = true;
-  ResumeOpenSegments();
   ShrinkToCapacity();
+  ResumeOpenSegments();
   if (!indexed) {
     std::vector<std::shared_ptr<nvme::SegmentFile>> sealed;
     for (auto& [id, segment] : segments_->all()) {
@@ -209,14 +209,34 @@ void NvmeTier::Impl::AddRecovered(const nvme::RecoveredSegment& found, const nvm
   }
 }
 
-// Of the segments that were not full the newest of each class is written on; the others are sealed.
-void NvmeTier::Impl::ResumeOpenSegments() {
+// Oldest first, whatever their state: nothing uses them yet.
+std::vector<NvmeTier::Impl::Segment*> NvmeTier::Impl::SegmentsByAge() {
   std::vector<Segment*> by_age;
   for (auto& [id, segment] : segments_->all()) by_age.push_back(&segment);
   std::sort(by_age.begin(), by_age.end(),
-            [](const Segment* a, const Segment* b) { return a->order > b->order; });
+            [](const Segment* a, const Segment* b) { return a->order < b->order; });
+  return by_age;
+}
+
+// The capacity may be smaller than it was.
+void NvmeTier::Impl::ShrinkToCapacity() {
+  for (Segment* segment : SegmentsByAge()) {  // clean ones are the oldest: they hold nothing
+    if (segments_->used_bytes() <= options_.capacity_bytes) return;
+    if (segment->pinned_bytes > 0) continue;
+    for (RecordId id : LiveRecords(*segment)) Drop(id);
+    Discard(*segment);
+  }
+  if (segments_->used_bytes() <= options_.capacity_bytes) return;
+  spdlog::warn("nvme tier: what is pinned takes {} bytes of segments, the capacity is {}",
+               segments_->used_bytes(), options_.capacity_bytes);
+}
+
+// Of the segments that were not full the newest of each class is written on; the others are sealed.
+void NvmeTier::Impl::ResumeOpenSegments() {
+  std::vector<Segment*> by_age = SegmentsByAge();
   segments_->SetClock(by_age.size());
-  for (size_t i = 0; i < by_age.size(); ++i) by_age[i]->order = by_age.size() - i;
+  for (size_t i = 0; i < by_age.size(); ++i) by_age[i]->order = i + 1;
+  std::reverse(by_age.begin(), by_age.end());
   for (Segment* segment : by_age) {
     if (segment->state != Segment::State::kSealing) continue;
     const int record_class = segments_->ClassOf(LifetimeOfSegment(*segment));
@@ -235,22 +255,6 @@ Lifetime NvmeTier::Impl::LifetimeOfSegment(const Segment& segment) const {
   if (segment.entries.empty()) return Lifetime::kCold;
   std::string_view first = segment.entries.front().second;
   return nvme::TakeEntry(first, entry).ok() ? entry.meta.lifetime : Lifetime::kCold;
-}
-
-// The capacity may be smaller than it was.
-void NvmeTier::Impl::ShrinkToCapacity() {
-  while (segments_->used_bytes() > options_.capacity_bytes) {
-    Segment* victim = segments_->AnyClean();
-    if (victim == nullptr) victim = segments_->Victim();
-    if (victim == nullptr) {
-      spdlog::warn(
-          "nvme tier: {} bytes of segments that may not be dropped exceed the capacity, {}",
-          segments_->used_bytes(), options_.capacity_bytes);
-      return;
-    }
-    for (RecordId id : LiveRecords(*victim)) Drop(id);
-    Discard(*victim);
-  }
 }
 
 // One at a time, so that what clients wait for goes in between.

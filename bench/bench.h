@@ -39,6 +39,9 @@ absl::StatusOr<std::vector<Row>> RunStore(const Context& context);
 absl::StatusOr<std::vector<Row>> RunLoad(const Context& context);
 absl::StatusOr<std::vector<Row>> RunFootprint(const Context& context);
 absl::StatusOr<std::vector<Row>> RunTtft(const Context& context);
+absl::StatusOr<std::vector<Row>> RunNvme(const Context& context);
+absl::StatusOr<std::vector<Row>> RunRestart(const Context& context);
+absl::StatusOr<std::vector<Row>> RunEndurance(const Context& context);
 
 // One measured pair, in the row's unit.
 struct Pair {
@@ -52,5 +55,8 @@ Row MakeRow(std::string name, std::string unit, std::string reference_name,
 double Percentile(std::vector<double>& samples, double percent);
 
 double NowSeconds();  // CLOCK_MONOTONIC
+
+// A line on stderr: how far a suite is that takes long.
+void Progress(const std::string& line);
 
 }  // namespace terrace::bench

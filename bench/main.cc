@@ -21,6 +21,9 @@ constexpr Suite kSuites[] = {
     {"load", "reading 64 MiB objects in place against private memory", RunLoad},
     {"footprint", "the daemon's own memory at 1,000,000 objects", RunFootprint},
     {"ttft", "time to first token of a real model, cold and restored", RunTtft},
+    {"nvme", "the NVMe tier's reads, writes and CPU against fio", RunNvme},
+    {"restart", "1,000,000 records on NVMe: the first lookup, the index", RunRestart},
+    {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
 };
 
 constexpr char kFooter[] = R"(Examples:

@@ -20,10 +20,10 @@
 namespace terrace::bench {
 namespace {
 
-constexpr double kStartTimeoutSeconds = 15;
 constexpr double kPopulateTimeoutSeconds = 60;
 constexpr double kStopTimeoutSeconds = 10;
 constexpr auto kPoll = std::chrono::milliseconds(10);
+constexpr auto kReadyPoll = std::chrono::milliseconds(1);  // how exactly a start can be timed
 
 absl::Status WriteConfig(const std::string& path, const std::string& directory,
                          const std::string& socket_path, const DaemonConfig& config) {
@@ -57,6 +57,7 @@ absl::StatusOr<std::unique_ptr<PrivateDaemon>> PrivateDaemon::Start(const Contex
                                                                     const std::string& name,
                                                                     const DaemonConfig& config) {
   auto daemon = std::unique_ptr<PrivateDaemon>(new PrivateDaemon);
+  daemon->keep_directory_ = config.keep_directory;
   daemon->directory_ = absl::StrCat(context.scratch_dir, "/", name);
   std::error_code error;
   std::filesystem::create_directories(daemon->directory_, error);
@@ -72,7 +73,7 @@ absl::StatusOr<std::unique_ptr<PrivateDaemon>> PrivateDaemon::Start(const Contex
   daemon->pid_ = fork();
   if (daemon->pid_ < 0) return absl::InternalError(absl::StrCat("fork: ", std::strerror(errno)));
   if (daemon->pid_ == 0) ExecDaemon(binary, config_path, log_path, parent);
-  const absl::Status ready = daemon->WaitReady();
+  const absl::Status ready = daemon->WaitReady(config.start_timeout_s);
   if (!ready.ok()) return ready;
   return daemon;
 }
@@ -86,8 +87,13 @@ PrivateDaemon::~PrivateDaemon() {
       std::this_thread::sleep_for(kPoll);
     }
   }
+  if (keep_directory_) return;
   std::error_code ignored;
   std::filesystem::remove_all(directory_, ignored);
+}
+
+std::string PrivateDaemon::NvmeDirectory(const Context& context, const std::string& name) {
+  return absl::StrCat(context.scratch_dir, "/", name, "/state/nvme");
 }
 
 absl::StatusOr<std::unique_ptr<Connection>> PrivateDaemon::Connect() const {
@@ -114,8 +120,8 @@ std::string PrivateDaemon::LogTail() const {
   return log.size() > 2000 ? log.substr(log.size() - 2000) : log;
 }
 
-absl::Status PrivateDaemon::WaitReady() const {
-  const double deadline = NowSeconds() + kStartTimeoutSeconds;
+absl::Status PrivateDaemon::WaitReady(double timeout_s) const {
+  const double deadline = NowSeconds() + timeout_s;
   absl::Status last;
   while (NowSeconds() < deadline) {
     siginfo_t info{};
@@ -126,7 +132,7 @@ absl::Status PrivateDaemon::WaitReady() const {
     const auto connection = Connect();
     if (connection.ok()) return absl::OkStatus();
     last = connection.status();
-    std::this_thread::sleep_for(kPoll);
+    std::this_thread::sleep_for(kReadyPoll);
   }
   return absl::DeadlineExceededError(
       absl::StrCat("terraced does not answer: ", last.message(), "; its log: ", LogTail()));

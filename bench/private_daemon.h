@@ -21,11 +21,14 @@ struct DaemonConfig {
   uint64_t headroom_bytes = uint64_t{64} << 20;
   std::string verify = "crossing";
   uint64_t nvme_bytes = 0;  // 0: no NVMe tier
+  // Its directory is there before and stays: another may be started on it.
+  bool keep_directory = false;
+  double start_timeout_s = 15;
 };
 
 class PrivateDaemon {
  public:
-  // Starts it and waits until it answers; DeadlineExceeded with the log's end after 15 s.
+  // Starts it and waits until it answers; DeadlineExceeded with the log's end when it does not.
   static absl::StatusOr<std::unique_ptr<PrivateDaemon>> Start(const Context& context,
                                                               const std::string& name,
                                                               const DaemonConfig& config);
@@ -33,6 +36,8 @@ class PrivateDaemon {
   PrivateDaemon(const PrivateDaemon&) = delete;
   PrivateDaemon& operator=(const PrivateDaemon&) = delete;
 
+  // Where the NVMe tier of a daemon of that name lies.
+  static std::string NvmeDirectory(const Context& context, const std::string& name);
   const std::string& socket_path() const { return socket_path_; }
   pid_t pid() const { return pid_; }
   absl::StatusOr<std::unique_ptr<Connection>> Connect() const;
@@ -44,10 +49,11 @@ class PrivateDaemon {
 
  private:
   PrivateDaemon() = default;
-  absl::Status WaitReady() const;
+  absl::Status WaitReady(double timeout_s) const;
   std::string LogTail() const;
 
   pid_t pid_ = -1;
+  bool keep_directory_ = false;
   std::string directory_, socket_path_;
 };
 

@@ -2,7 +2,6 @@
 // another program (a Python script) joins the table that way.
 #pragma once
 
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -11,9 +10,8 @@
 
 namespace terrace::bench {
 
-// InvalidArgument naming the byte offset when the text is not an object with a "rows" array of flat
-// objects (numbers, and strings that escape only quotes, backslashes and slashes), or a row lacks
-// its name or a figure.
+// InvalidArgument when the text is not a JSON object with a "rows" array of objects; naming the
+// row and the member when a row lacks its name or a figure.
 absl::StatusOr<std::vector<Row>> ReadRows(std::string_view json);
 
 }  // namespace terrace::bench

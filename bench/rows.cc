@@ -2,6 +2,7 @@
 #include <cassert>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 #include "bench/bench.h"
@@ -41,5 +42,7 @@ Row MakeRow(std::string name, std::string unit, std::string reference_name,
 double NowSeconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+void Progress(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
 
 }  // namespace terrace::bench

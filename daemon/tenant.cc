@@ -58,7 +58,9 @@ absl::StatusOr<Salt> LoadOrCreateSecret(const std::string& state_dir) {
   return ReadSecret(path);
 }
 
-uint32_t StoredId(const std::string& name) {
+}  // namespace
+
+uint32_t StoredTenantId(const std::string& name) {
   uint8_t digest[crypto_generichash_BYTES_MIN];
   crypto_generichash(digest, sizeof digest, reinterpret_cast<const uint8_t*>(name.data()),
                      name.size(), nullptr, 0);
@@ -66,8 +68,6 @@ uint32_t StoredId(const std::string& name) {
   std::memcpy(&id, digest, sizeof id);
   return id;
 }
-
-}  // namespace
 
 absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post) {
   if (sodium_init() < 0) return absl::InternalError("libsodium did not initialise");
@@ -80,7 +80,7 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     tenant.uids = configured.uids;
     tenant.salt =
         configured.salt ? *configured.salt : DeriveSalt(*secret, "tenant:" + configured.name);
-    tenant.stored_id = StoredId(configured.name);
+    tenant.stored_id = StoredTenantId(configured.name);
     for (const Tenant& other : tenants) {
       if (other.stored_id == tenant.stored_id) {
         return absl::FailedPreconditionError(absl::StrCat(

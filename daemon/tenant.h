@@ -24,6 +24,9 @@ struct Tenant {
   uint64_t host_objects = 0;
 };
 
+// Tenant::stored_id of a tenant of that name.
+uint32_t StoredTenantId(const std::string& name);
+
 // Builds the tenants of resolved options: arenas, policies, and salts, from the config or derived
 // from the secret in `state_dir` (created there, mode 0600, when absent).
 // FailedPrecondition: the secret cannot be read or written, or two names share a stored id.

@@ -208,6 +208,19 @@ def test_verify_finds_and_lists_corruption(stored):
     assert daemon.terrace("verify").returncode == OK  # what was corrupt is dropped
 
 
+def test_verify_lists_what_went_with_its_segment(stored):
+    daemon, log, objects = stored
+    next((daemon.directory / "state").rglob("*.tseg")).unlink()
+    daemon.start()
+    lost = daemon.status()["counters"]["nvme_lost_records"]
+    assert daemon.status()["objects"] == objects - lost < objects
+    result = daemon.terrace("--json", "verify")
+    assert result.returncode == CORRUPT, result.stderr
+    assert len(set(json.loads(result.stdout)["corrupt_keys"])) == lost
+    checked = run_stress(daemon, "--keys", KEYS, "--check", "--durable-log", log, "--misses-allowed")
+    assert checked.returncode == 0, checked.stdout  # misses, never a wrong byte
+
+
 @pytest.mark.parametrize("victim", ["CURRENT", "MANIFEST-*", "*.log", "*.sst"])
 def test_corrupt_index_is_rebuilt(stored, victim):
     daemon, log, objects = stored

@@ -124,7 +124,7 @@ absl::Status Replay::Open(const std::string& directory, ReclaimPolicy policy) {
     blocks_[found->second].record = kNoRecord;
     block_of_.erase(found);
   });
-  return tier_->Recover([](RecordId, const RecordMeta&) {});
+  return tier_->Recover([](uint64_t) {}, [](RecordId, const RecordMeta&) {});
 }
 
 void Replay::Write(uint32_t id, Block& block, bool seen) {

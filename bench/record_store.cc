@@ -94,7 +94,7 @@ absl::Status RecordWriter::Open(const std::string& directory, uint64_t capacity_
   auto tier = NvmeTier::Open(options, loop_.post());
   if (!tier.ok()) return tier.status();
   tier_ = *std::move(tier);
-  return tier_->Recover([](RecordId, const RecordMeta&) {});
+  return tier_->Recover([](uint64_t) {}, [](RecordId, const RecordMeta&) {});
 }
 
 void RecordWriter::Submit(uint8_t* slot) {

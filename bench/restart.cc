@@ -181,7 +181,8 @@ absl::StatusOr<Row> MeasureIndexBytes(const std::string& directory) {
     const uint64_t resident_before = ResidentBytes(), heap_before = HeapBytes();
     const auto tier = NvmeTier::Open(options, loop.post());
     if (!tier.ok()) return tier.status();
-    const absl::Status status = (*tier)->Recover([](RecordId, const RecordMeta&) {});
+    const absl::Status status =
+        (*tier)->Recover([](uint64_t) {}, [](RecordId, const RecordMeta&) {});
     if (!status.ok()) return status;
     malloc_trim(0);
     const auto records = static_cast<double>((*tier)->Stats().records);

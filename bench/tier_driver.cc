@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<TierDriver>> TierDriver::Open(NvmeOptions options
     driver->objects_.pop_back();
     driver->index_of_.erase(record);
   });
-  status = driver->tier_->Recover([](RecordId, const RecordMeta&) {});
+  status = driver->tier_->Recover([](uint64_t) {}, [](RecordId, const RecordMeta&) {});
   if (!status.ok()) return status;
   return driver;
 }

@@ -37,22 +37,37 @@ ObjectId Catalog::Find(const ObjectKey& key) const {
   return it == by_key_.end() ? kNoObject : *it;
 }
 
+void Catalog::Reserve(uint64_t objects) {
+  by_key_.reserve(objects);
+  first_child_.reserve(objects);
+}
+
 ObjectId Catalog::Insert(const ObjectKey& key) {
-  ObjectId id;
+  const ObjectId id = InsertIfAbsent(key);
+  assert(id != kNoObject);
+  return id;
+}
+
+ObjectId Catalog::NewSlot() {
   if (!free_slots_.empty()) {
-    id = free_slots_.back();
+    const ObjectId id = free_slots_.back();
     free_slots_.pop_back();
-  } else {
-    id = slot_count_++;
-    if (id / kBlock == blocks_.size()) blocks_.push_back(std::make_unique<Entry[]>(kBlock));
+    return id;
   }
-  Entry& entry = at(id);
-  entry = Entry{};
-  entry.key = key;
-  entry.state = EntryState::kReserved;
-  const bool inserted = by_key_.insert(id).second;
-  assert(inserted);
-  (void)inserted;
+  const ObjectId id = slot_count_++;
+  if (id / kBlock == blocks_.size()) blocks_.push_back(std::make_unique<Entry[]>(kBlock));
+  return id;
+}
+
+ObjectId Catalog::InsertIfAbsent(const ObjectKey& key) {
+  ObjectId id = kNoObject;
+  by_key_.lazy_emplace(key, [&](const auto& construct) {
+    id = NewSlot();
+    Entry& entry = at(id);
+    entry.key = key;
+    entry.state = EntryState::kReserved;
+    construct(id);
+  });
   return id;
 }
 
@@ -61,14 +76,15 @@ void Catalog::LinkToParent(ObjectId id) {
   entry.state = EntryState::kVisible;
   ++visible_count_;
   if (entry.parent_head == 0 || entry.grain_count == 0) return;
-  auto it = first_child_.find(entry.parent_head);
-  if (it == first_child_.end()) {
-    first_child_.insert(id);
-  } else {
-    // Second place in the list: the set's own element stays as it is.
-    entry.next_sibling = at(*it).next_sibling;
-    at(*it).next_sibling = id;
-  }
+  bool inserted = false;
+  const auto first = first_child_.lazy_emplace(entry.parent_head, [&](const auto& construct) {
+    construct(id);
+    inserted = true;
+  });
+  if (inserted) return;
+  // Second place in the list: the set's own element stays as it is.
+  entry.next_sibling = at(*first).next_sibling;
+  at(*first).next_sibling = id;
 }
 
 void Catalog::UnlinkFromParent(ObjectId id) {

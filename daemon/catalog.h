@@ -81,10 +81,20 @@ class Catalog {
  public:
   Catalog();
 
+  // Makes room for so many objects at once, for when they come all together.
+  void Reserve(uint64_t objects);
+  // The object is about to be inserted: its places in the indexes move towards the caches.
+  void Prefetch(const ObjectKey& key, uint64_t parent_head) const {
+    by_key_.prefetch(key);
+    first_child_.prefetch(parent_head);
+  }
+
   // kNoObject when absent. Reserved entries are found too: check visible().
   ObjectId Find(const ObjectKey& key) const;
   // A new entry for `key`, in state kReserved, indexed. Requires that the key is absent.
   ObjectId Insert(const ObjectKey& key);
+  // The same, but kNoObject when the key is there.
+  ObjectId InsertIfAbsent(const ObjectKey& key);
   // Makes the entry findable by its parent and grains. Called when it becomes visible.
   void LinkToParent(ObjectId id);
   // Removes the entry from every index; the slot stays until Free.
@@ -142,6 +152,7 @@ class Catalog {
     bool operator()(uint64_t head, ObjectId b) const { return catalog->at(b).parent_head == head; }
   };
 
+  ObjectId NewSlot();
   void UnlinkFromParent(ObjectId id);
 
   std::vector<std::unique_ptr<Entry[]>> blocks_;

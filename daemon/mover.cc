@@ -1,6 +1,7 @@
 #include "daemon/mover.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -74,40 +75,63 @@ Mover::Mover(Catalog& catalog, std::vector<Tenant>& tenants,
 
 absl::Status Mover::Recover() {
   if (nvme_ == nullptr) return absl::OkStatus();
+  // Of a million records most of the time goes into waiting for memory: each one's places are
+  // asked for some records ahead.
+  struct Found {
+    RecordId record = kNoRecord;
+    RecordMeta meta;
+  };
+  constexpr size_t kAhead = 16;
+  std::array<Found, kAhead> ahead;
+  size_t next = 0;
   std::vector<RecordId> duplicates;
-  absl::Status status = nvme_->Recover([&](RecordId record, const RecordMeta& meta) {
-    auto tenant = std::find_if(tenants_.begin(), tenants_.end(), [&](const Tenant& candidate) {
-      return candidate.stored_id == meta.tenant_id;
-    });
-    // A tenant that the config no longer names keeps its records until their segment is reclaimed.
-    if (tenant == tenants_.end()) return;
-    if (catalog_.Find(meta.key) != kNoObject) {
-      duplicates.push_back(record);
-      return;
-    }
-    const ObjectId id = catalog_.Insert(meta.key);
-    Entry& entry = catalog_.at(id);
-    entry.parent_head = meta.parent.Head64();
-    entry.payload_units = meta.payload_bytes / kPartAlignment;
-    entry.fingerprint = catalog_.InternFingerprint(meta.fingerprint);
-    entry.cost_us = meta.cost_us;
-    entry.record = record;
-    entry.token_count = meta.token_count;
-    entry.grain_count = meta.grain_count;
-    entry.tenant = tenant - tenants_.begin();
-    entry.kind = meta.kind;
-    entry.pinned = (meta.flags & kRecordPinned) != 0;
-    if (meta.grain_count > 1) {
-      const uint32_t filters = meta.grain_count - 1;
-      entry.grain_filters = std::make_unique<GrainFilter[]>(filters);
-      const uint32_t known = std::min<uint32_t>(filters, meta.grain_filters.size());
-      std::copy_n(meta.grain_filters.begin(), known, entry.grain_filters.get());
-    }
-    catalog_.LinkToParent(id);
-  });
+  const auto add = [&](const Found& found) {
+    if (found.record != kNoRecord) AddRecovered(found.record, found.meta, duplicates);
+  };
+  absl::Status status = nvme_->Recover([this](uint64_t records) { catalog_.Reserve(records); },
+                                       [&](RecordId record, const RecordMeta& meta) {
+                                         Found& slot = ahead[next++ % kAhead];
+                                         add(slot);
+                                         slot.record = record;
+                                         slot.meta = meta;
+                                         catalog_.Prefetch(meta.key, meta.parent.Head64());
+                                       });
+  for (size_t i = 0; i < kAhead; ++i) add(ahead[next++ % kAhead]);
   if (!status.ok()) return status;
   for (RecordId record : duplicates) nvme_->Erase(record);
   return absl::OkStatus();
+}
+
+void Mover::AddRecovered(RecordId record, const RecordMeta& meta,
+                         std::vector<RecordId>& duplicates) {
+  auto tenant = std::find_if(tenants_.begin(), tenants_.end(), [&](const Tenant& candidate) {
+    return candidate.stored_id == meta.tenant_id;
+  });
+  // A tenant that the config no longer names keeps its records until their segment is reclaimed.
+  if (tenant == tenants_.end()) return;
+  const ObjectId id = catalog_.InsertIfAbsent(meta.key);
+  if (id == kNoObject) {
+    duplicates.push_back(record);
+    return;
+  }
+  Entry& entry = catalog_.at(id);
+  entry.parent_head = meta.parent.Head64();
+  entry.payload_units = meta.payload_bytes / kPartAlignment;
+  entry.fingerprint = catalog_.InternFingerprint(meta.fingerprint);
+  entry.cost_us = meta.cost_us;
+  entry.record = record;
+  entry.token_count = meta.token_count;
+  entry.grain_count = meta.grain_count;
+  entry.tenant = tenant - tenants_.begin();
+  entry.kind = meta.kind;
+  entry.pinned = (meta.flags & kRecordPinned) != 0;
+  if (meta.grain_count > 1) {
+    const uint32_t filters = meta.grain_count - 1;
+    entry.grain_filters = std::make_unique<GrainFilter[]>(filters);
+    const uint32_t known = std::min<uint32_t>(filters, meta.grain_filters.size());
+    std::copy_n(meta.grain_filters.begin(), known, entry.grain_filters.get());
+  }
+  catalog_.LinkToParent(id);
 }
 
 bool Mover::Evictable(ObjectId id) const {

@@ -94,6 +94,7 @@ class Mover {
   bool Evictable(ObjectId id) const;
   void EvictHostCopy(ObjectId id);
   void DropHostCopy(ObjectId id);
+  void AddRecovered(RecordId record, const RecordMeta& meta, std::vector<RecordId>& duplicates);
   void Enqueue(ObjectId id);
   void OfferToNvme(ObjectId id);
   void Unqueue(Entry& entry);

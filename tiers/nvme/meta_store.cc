@@ -108,6 +108,13 @@ absl::Status MetaStore::ForEachRow(char prefix, VisitRow visit) const {
   return FromRocks(rows->status(), "read");
 }
 
+uint64_t MetaStore::ApproximateBytes() const {
+  uint64_t tables = 0, memory = 0;
+  db_->GetIntProperty(rocksdb::DB::Properties::kEstimateLiveDataSize, &tables);
+  db_->GetIntProperty(rocksdb::DB::Properties::kCurSizeAllMemTables, &memory);
+  return tables + memory;
+}
+
 absl::Status MetaStore::PutSegment(uint32_t segment_id, const std::string& row) {
   rocksdb::WriteBatch batch;
   batch.Put(SegmentRowKey(segment_id), row);

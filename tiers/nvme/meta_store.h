@@ -40,6 +40,9 @@ class MetaStore {
   using VisitRow = absl::FunctionRef<void(std::string_view key, std::string_view value)>;
   absl::Status ForEachRow(char prefix, VisitRow visit) const;
 
+  // Of all rows together.
+  uint64_t ApproximateBytes() const;
+
   // Writes are durable on return when they say so. ResourceExhausted when the disk is full.
   //
   // Everything a sealed segment holds, in one batch; durable.

@@ -19,7 +19,9 @@ absl::StatusOr<std::unique_ptr<NvmeTier>> NvmeTier::Open(NvmeOptions options, Po
 NvmeTier::NvmeTier(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 NvmeTier::~NvmeTier() { impl_->Stop(); }
 
-absl::Status NvmeTier::Recover(RecordVisitor visit) { return impl_->Recover(visit); }
+absl::Status NvmeTier::Recover(CountVisitor expect, RecordVisitor visit) {
+  return impl_->Recover(expect, visit);
+}
 const std::vector<ObjectKey>& NvmeTier::lost() const { return impl_->lost(); }
 void NvmeTier::Write(WriteRequest request) { impl_->Write(std::move(request)); }
 void NvmeTier::Read(ReadRequest request) { impl_->Read(std::move(request)); }

@@ -132,6 +132,7 @@ struct NvmeStats {
 class NvmeTier {
  public:
   using RecordVisitor = absl::FunctionRef<void(RecordId, const RecordMeta&)>;
+  using CountVisitor = absl::FunctionRef<void(uint64_t records)>;
 
   // Takes the directory's lock (FailedPrecondition if another live daemon holds it) and opens or
   // creates the store. FailedPrecondition for a store of another version, which is left as it is.
@@ -140,10 +141,10 @@ class NvmeTier {
   // Finishes the writes already queued, then stops the threads. Blocks.
   ~NvmeTier();
 
-  // Loads the index and visits every durable record in no particular order. Once, after Open and
-  // before anything else. An index that is lost or damaged is made anew, from segment footers, and
-  // from records where a segment has no footer. Blocks.
-  absl::Status Recover(RecordVisitor visit);
+  // Loads the index: tells about how many records there are, then visits every durable one in no
+  // particular order. Once, after Open and before anything else. An index that is lost or damaged
+  // is made anew, from segment footers, and from records where a segment has no footer. Blocks.
+  absl::Status Recover(CountVisitor expect, RecordVisitor visit);
   // Keys of durable records that Recover found to be gone with their segment.
   const std::vector<ObjectKey>& lost() const;
 

@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "spdlog/spdlog.h"
+#include "tiers/nvme/footer_reader.h"
 
 namespace terrace::nvme {
 
@@ -33,7 +34,7 @@ class SegmentRecovery {
                          const std::vector<FoundSegment>& found,
                          absl::flat_hash_set<uint32_t>& covered);
   // From the segment itself. False: it is of another store.
-  absl::StatusOr<bool> FromFile(const FoundSegment& found);
+  absl::StatusOr<bool> FromFile(const FoundSegment& found, absl::StatusOr<FooterEntries> footer);
 
  private:
   void FromRow(const FoundSegment* found, std::string_view value, bool closed,
@@ -107,21 +108,22 @@ absl::Status SegmentRecovery::FromRecords(RecoveredSegment& segment) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found) {
+absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found,
+                                               absl::StatusOr<FooterEntries> footer) {
   SegmentFile& file = *found.file;
   if (!found.header_ok) {
     absl::StatusOr<uint64_t> generation = ScanForGeneration(system_, file, store_id_);
     if (!generation.ok()) return generation.status();
     if (*generation == 0 && found.foreign) return false;
     file.generation = std::max<uint64_t>(*generation, 1);
+    footer = ReadFooterEntries(system_, file, ReadFooter(system_, file, store_id_));
   }
   RecoveredSegment segment;
   segment.file = found.file;
   segment.resumable = found.header_ok;
-  absl::StatusOr<std::string> entries = ReadFooterEntries(system_, file, store_id_);
   system_.Step("recovery.footer_read");
-  if (!entries.ok()) {
-    if (absl::IsResourceExhausted(entries.status())) return entries.status();
+  if (!footer.ok()) {
+    if (absl::IsResourceExhausted(footer.status())) return footer.status();
     absl::Status status = FromRecords(segment);
     system_.Step("recovery.segment_scanned");
     if (!status.ok()) return status;
@@ -129,7 +131,7 @@ absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found) {
   }
   segment.source = EntrySource::kFooter;
   segment.sealed = true;
-  segment.entries = *entries;
+  segment.entries = footer->entries;
   visit_(segment);
   return true;
 }
@@ -177,21 +179,30 @@ absl::StatusOr<Notes> ReadNotes(const MetaStore& index) {
 
 absl::Status RecoverSegments(System& system, const StoreId& store_id, const MetaStore* index,
                              bool closed, const std::vector<FoundSegment>& found,
-                             VisitSegment visit, std::vector<FoundSegment>& foreign,
-                             RecoveryFindings& findings) {
+                             ExpectRecords expect, VisitSegment visit,
+                             std::vector<FoundSegment>& foreign, RecoveryFindings& findings) {
   SegmentRecovery recovery(system, store_id, visit, findings);
   absl::flat_hash_set<uint32_t> covered;
   if (index != nullptr) {
+    expect(index->ApproximateBytes() / EntryBytes({}));
     absl::Status status = recovery.FromIndex(*index, closed, found, covered);
     if (!status.ok() && !absl::IsDataLoss(status)) return status;
     findings.index_damaged = !status.ok();
     system.Step("recovery.rows_loaded");
   }
+  std::vector<const FoundSegment*> rest;
+  std::vector<const SegmentFile*> files;
   for (const FoundSegment& segment : found) {
     if (covered.contains(segment.file->id)) continue;
-    absl::StatusOr<bool> ours = recovery.FromFile(segment);
+    rest.push_back(&segment);
+    files.push_back(segment.file.get());
+  }
+  FooterReader footers(system, store_id, std::move(files));
+  if (index == nullptr) expect(footers.record_count());
+  for (size_t i = 0; i < rest.size(); ++i) {
+    absl::StatusOr<bool> ours = recovery.FromFile(*rest[i], footers.Take(i));
     if (!ours.ok()) return ours.status();
-    if (!*ours) foreign.push_back(segment);
+    if (!*ours) foreign.push_back(*rest[i]);
   }
   return absl::OkStatus();
 }

@@ -61,10 +61,12 @@ absl::StatusOr<Notes> ReadNotes(const MetaStore& index);
 // `foreign`. `closed`: the store was closed in order, so that rows of segments that are not sealed
 // are complete. Null `index`: as if it held nothing. What a damaged index does not say, the
 // segments do.
+// `expect` is told first how many records there are, about.
+using ExpectRecords = absl::FunctionRef<void(uint64_t records)>;
 using VisitSegment = absl::FunctionRef<void(RecoveredSegment& segment)>;
 absl::Status RecoverSegments(System& system, const StoreId& store_id, const MetaStore* index,
                              bool closed, const std::vector<FoundSegment>& found,
-                             VisitSegment visit, std::vector<FoundSegment>& foreign,
-                             RecoveryFindings& findings);
+                             ExpectRecords expect, VisitSegment visit,
+                             std::vector<FoundSegment>& foreign, RecoveryFindings& findings);
 
 }  // namespace terrace::nvme

@@ -295,12 +295,11 @@ absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& fi
   return newest;
 }
 
-absl::StatusOr<std::string> ReadFooterEntries(System& system, const SegmentFile& file,
-                                              const StoreId& store_id) {
+absl::StatusOr<Footer> ReadFooter(System& system, const SegmentFile& file,
+                                  const StoreId& store_id) {
   kernels::AlignedBuffer block(kBlockBytes);
-  if (block.data() == nullptr || file.bytes < 3 * kBlockBytes) {
-    return absl::DataLossError("no footer");
-  }
+  if (block.data() == nullptr) return absl::ResourceExhaustedError("no memory for a footer");
+  if (file.bytes < 3 * kBlockBytes) return absl::DataLossError("no room for a footer");
   absl::Status status =
       ReadBlocks(system, file, file.bytes - kBlockBytes, kBlockBytes, block.data());
   if (!status.ok()) return status;
@@ -308,19 +307,26 @@ absl::StatusOr<std::string> ReadFooterEntries(System& system, const SegmentFile&
   if (!footer.ok()) return footer.status();
   const bool ours = footer->store_id == store_id && footer->segment_id == file.id &&
                     footer->generation == file.generation;
-  if (!ours || footer->entries_bytes > file.bytes - 2 * kBlockBytes) {
-    return absl::DataLossError(absl::StrCat(file.path, ": footer of another segment"));
+  if (ours && footer->entries_bytes <= file.bytes - 2 * kBlockBytes) return footer;
+  return absl::DataLossError(absl::StrCat(file.path, ": footer of another segment"));
+}
+
+absl::StatusOr<FooterEntries> ReadFooterEntries(System& system, const SegmentFile& file,
+                                                const absl::StatusOr<Footer>& footer) {
+  if (!footer.ok()) return footer.status();
+  FooterEntries entries;
+  entries.memory = kernels::AlignedBuffer(std::max(footer->entries_bytes, kBlockBytes));
+  if (entries.memory.data() == nullptr) {
+    return absl::ResourceExhaustedError("no memory for a footer");
   }
-  kernels::AlignedBuffer entries(std::max(footer->entries_bytes, kBlockBytes));
-  if (entries.data() == nullptr) return absl::ResourceExhaustedError("no memory for a footer");
   const uint64_t begin = file.bytes - FooterBytes(footer->entries_bytes);
-  status =
-      ReadBlocks(system, file, begin, AlignUp(footer->entries_bytes, kBlockBytes), entries.data());
+  absl::Status status = ReadBlocks(system, file, begin, AlignUp(footer->entries_bytes, kBlockBytes),
+                                   entries.memory.data());
   if (!status.ok()) return status;
-  std::string text(reinterpret_cast<const char*>(entries.data()), footer->entries_bytes);
-  status = CheckEntries(*footer, text);
+  entries.entries = {reinterpret_cast<const char*>(entries.memory.data()), footer->entries_bytes};
+  status = CheckEntries(*footer, entries.entries);
   if (!status.ok()) return status;
-  return text;
+  return entries;
 }
 
 }  // namespace terrace::nvme

@@ -6,11 +6,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/buffer.h"
 #include "tiers/nvme/record.h"
 #include "tiers/nvme/segment_format.h"
 #include "tiers/nvme/system.h"
@@ -79,10 +81,16 @@ absl::Status ScanSegment(System& system, const SegmentFile& file, const StoreId&
 absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& file,
                                            const StoreId& store_id);
 
-// The entries of a sealed segment. DataLoss when it has no footer of this store, file and
-// generation, or one that does not check.
-absl::StatusOr<std::string> ReadFooterEntries(System& system, const SegmentFile& file,
-                                              const StoreId& store_id);
+// The last block of a sealed segment. DataLoss when it has no footer of this store, file and
+// generation.
+absl::StatusOr<Footer> ReadFooter(System& system, const SegmentFile& file, const StoreId& store_id);
+struct FooterEntries {
+  kernels::AlignedBuffer memory;
+  std::string_view entries;  // in it
+};
+// DataLoss when they do not check, or there is no footer.
+absl::StatusOr<FooterEntries> ReadFooterEntries(System& system, const SegmentFile& file,
+                                                const absl::StatusOr<Footer>& footer);
 
 // Reads [offset, offset + bytes) of a segment file; both multiples of 4096, `to` aligned to it.
 // DataLoss when the file ends before.

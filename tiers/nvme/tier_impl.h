@@ -45,7 +45,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   Impl(NvmeOptions options, PostFn post);
 
   absl::Status Open();
-  absl::Status Recover(RecordVisitor visit);
+  absl::Status Recover(CountVisitor expect, RecordVisitor visit);
   void Stop();
   void Write(WriteRequest request);
   void Read(ReadRequest request);
@@ -76,7 +76,8 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   using ReadDone = absl::AnyInvocable<void(absl::StatusOr<RecordMeta>)>;
 
   // tier_open.cc
-  absl::Status LoadSegments(RecordVisitor visit, nvme::RecoveryFindings& findings, bool& indexed);
+  absl::Status LoadSegments(CountVisitor expect, RecordVisitor visit,
+                            nvme::RecoveryFindings& findings, bool& indexed);
   void AddRecovered(const nvme::RecoveredSegment& found, const nvme::Notes& notes,
                     RecordVisitor visit, nvme::RecoveryFindings& findings);
   void AddEntry(Segment& segment, nvme::RecordEntry& entry, std::string_view encoded,

@@ -92,8 +92,8 @@ absl::Status NvmeTier::Impl::Open() {
   return absl::OkStatus();
 }
 
-absl::Status NvmeTier::Impl::LoadSegments(RecordVisitor visit, nvme::RecoveryFindings& findings,
-                                          bool& indexed) {
+absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor visit,
+                                          nvme::RecoveryFindings& findings, bool& indexed) {
   absl::StatusOr<std::unique_ptr<nvme::MetaStore>> store =
       nvme::OpenIndex(system_, directory_, indexed);
   if (!store.ok()) return store.status();
@@ -110,7 +110,7 @@ absl::Status NvmeTier::Impl::LoadSegments(RecordVisitor visit, nvme::RecoveryFin
   const bool damaged = findings.index_damaged;
   absl::Status status = nvme::RecoverSegments(
       system_, directory_.store_id(), indexed && !damaged ? store_.get() : nullptr,
-      directory_.superblock().closed, found_,
+      directory_.superblock().closed, found_, expect,
       [&](nvme::RecoveredSegment& segment) { AddRecovered(segment, notes, visit, findings); },
       foreign, findings);
   found_.clear();
@@ -128,10 +128,10 @@ absl::Status NvmeTier::Impl::LoadSegments(RecordVisitor visit, nvme::RecoveryFin
   return absl::OkStatus();
 }
 
-absl::Status NvmeTier::Impl::Recover(RecordVisitor visit) {
+absl::Status NvmeTier::Impl::Recover(CountVisitor expect, RecordVisitor visit) {
   nvme::RecoveryFindings findings;
   bool indexed = false;
-  absl::Status status = LoadSegments(visit, findings, indexed);
+  absl::Status status = LoadSegments(expect, visit, findings, indexed);
   if (!status.ok()) return status;
   // From here on rows of segments that are not sealed may be behind.
   status = directory_.WriteSuperblock(budget_->Save(WallClockUs()), false);
@@ -268,12 +268,12 @@ void NvmeTier::Impl::IndexNextSegment(std::vector<std::shared_ptr<nvme::SegmentF
       return;
     }
     const nvme::SegmentFile& file = *files[next];
-    absl::StatusOr<std::string> entries =
-        nvme::ReadFooterEntries(system_, file, directory_.store_id());
+    const absl::StatusOr<nvme::FooterEntries> entries = nvme::ReadFooterEntries(
+        system_, file, nvme::ReadFooter(system_, file, directory_.store_id()));
     // Without a footer, or used again meanwhile, it is read once more at the next start.
     if (entries.ok()) {
       absl::Status status =
-          store.PutSegment(file.id, nvme::EncodeSegmentRow({file.generation, 0}, *entries));
+          store.PutSegment(file.id, nvme::EncodeSegmentRow({file.generation, 0}, entries->entries));
       if (!status.ok()) spdlog::warn("nvme index: {}", status.ToString());
     }
     system_.Step("recovery.segment_indexed");

@@ -103,6 +103,7 @@ class NvmeTierTest : public testing::Test {
       dropped_.push_back(key);
     });
     absl::Status status = tier_->Recover(
+        [](uint64_t) {},
         [this](RecordId id, const RecordMeta& meta) { records_.emplace_back(id, meta); });
     ASSERT_TRUE(status.ok()) << status;
   }

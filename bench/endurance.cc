@@ -22,9 +22,9 @@ namespace terrace::bench {
 namespace {
 
 constexpr char kTrace[] = "mooncake_conversation.jsonl";
-constexpr uint64_t kBlockPayloadBytes = 64 << 10;
+constexpr uint64_t kBlockPayloadBytes = 256 << 10;
 constexpr uint64_t kBlocks = 10'000;
-constexpr uint64_t kSegmentBytes = 16 << 20;
+constexpr uint64_t kSegmentBytes = 64 << 20;
 // Of a segment, less its header and footer, in blocks with a header each.
 constexpr uint64_t kBlocksPerSegment = kSegmentBytes / (kBlockPayloadBytes + 4096) - 1;
 constexpr uint64_t kCapacityBytes =

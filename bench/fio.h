@@ -34,7 +34,8 @@ std::vector<std::string> FioJobArguments(const std::string& name, const std::str
                                          uint64_t bytes, const std::string& rw,
                                          const std::string& block, int depth);
 
-// Runs one fio with the arguments of one job or more. Leaves its output in the scratch directory.
+// Runs one fio with the arguments of one job or more, with buffers on huge pages. Leaves its output
+// in the scratch directory.
 absl::StatusOr<std::vector<FioJob>> RunFio(const Context& context,
                                            const std::vector<std::string>& arguments);
 

@@ -24,7 +24,8 @@ constexpr int kNoProgram = 127;
 constexpr size_t kTailBytes = 1000;
 
 // In the child, where other threads of ours may have held any lock: system calls only.
-[[noreturn]] void Exec(char* const* argv, const char* stderr_path, pid_t parent) {
+[[noreturn]] void Exec(char* const* argv, char* const* environment, const char* stderr_path,
+                       pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(kNoProgram);  // it died before the line above
   setpgid(0, 0);
@@ -32,7 +33,7 @@ constexpr size_t kTailBytes = 1000;
     const int log = open(stderr_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (log >= 0) dup2(log, STDERR_FILENO);
   }
-  execvp(argv[0], argv);
+  execvpe(argv[0], argv, environment);
   _exit(kNoProgram);
 }
 
@@ -44,24 +45,35 @@ std::string TailOf(const std::string& path) {
   return all.size() > kTailBytes ? all.substr(all.size() - kTailBytes) : all;
 }
 
+// For a system call that takes char**; for as long as `strings` are.
+std::vector<char*> Pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (const std::string& string : strings) pointers.push_back(const_cast<char*>(string.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
 }  // namespace
 
-absl::Status RunProgram(const std::vector<std::string>& argv, double timeout_s,
-                        const std::string& stderr_path) {
-  std::vector<char*> pointers;
-  for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
-  pointers.push_back(nullptr);
+absl::Status RunProgram(const std::vector<std::string>& argv, const ProgramOptions& options) {
+  // The first of a name counts.
+  std::vector<std::string> environment = options.environment;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    environment.emplace_back(*variable);
+  }
+  const std::vector<char*> arguments = Pointers(argv), variables = Pointers(environment);
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child < 0) return absl::InternalError(absl::StrCat("fork: ", std::strerror(errno)));
-  if (child == 0) Exec(pointers.data(), stderr_path.c_str(), parent);
-  const double deadline = NowSeconds() + timeout_s;
+  if (child == 0) Exec(arguments.data(), variables.data(), options.stderr_path.c_str(), parent);
+  const double deadline = NowSeconds() + options.timeout_s;
   int status = 0;
   while (waitpid(child, &status, WNOHANG) == 0) {
     if (NowSeconds() > deadline) {
       kill(-child, SIGKILL);
       waitpid(child, nullptr, 0);
-      return absl::DeadlineExceededError(absl::StrCat(argv[0], " took over ", timeout_s, " s"));
+      return absl::DeadlineExceededError(
+          absl::StrCat(argv[0], " took over ", options.timeout_s, " s"));
     }
     std::this_thread::sleep_for(kPoll);
   }
@@ -70,7 +82,8 @@ absl::Status RunProgram(const std::vector<std::string>& argv, double timeout_s,
     return absl::NotFoundError(absl::StrCat(argv[0], " cannot be run (scripts/bootstrap)"));
   }
   return absl::InternalError(absl::StrCat(argv[0], " failed with wait status ", status,
-                                          stderr_path.empty() ? "" : ": ", TailOf(stderr_path)));
+                                          options.stderr_path.empty() ? "" : ": ",
+                                          TailOf(options.stderr_path)));
 }
 
 }  // namespace terrace::bench

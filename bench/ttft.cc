@@ -1,6 +1,5 @@
 // ttft: time to first token of a real model. The engine is Python, so bench/ttft.py measures, and
 // its rows join ours.
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -27,8 +26,9 @@ absl::StatusOr<std::vector<Row>> RunTtft(const Context& context) {
     }
   }
   const std::string json_path = context.scratch_dir + "/ttft.json";
-  setenv("TERRACE_BUILD_DIR", context.binary_dir.c_str(), 1);  // where the script finds programs
-  const absl::Status ran = RunProgram({python, script, "--json", json_path}, kTimeoutSeconds);
+  const absl::Status ran =
+      RunProgram({python, script, "--json", json_path},
+                 {kTimeoutSeconds, "", {"TERRACE_BUILD_DIR=" + context.binary_dir}});
   if (!ran.ok()) return ran;
   std::ifstream file(json_path);
   std::stringstream text;

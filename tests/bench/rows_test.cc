@@ -54,6 +54,16 @@ TEST(ReadRows, RefusesWhatIsNotRows) {
   EXPECT_TRUE(ReadRows("{\"rows\": []}")->empty());
 }
 
+TEST(ReadRows, SaysWhichFigureOfWhichRowIsMissing) {
+  std::string text =
+      RenderJson("all", {2, 1 << 30, "avx2", "disk"},
+                 {MakeRow("first", "us", "r", {{1, 2}}), MakeRow("second", "us", "r", {{1, 2}})});
+  text.replace(text.rfind("ratio_min"), 5, "other");
+  const std::string message(ReadRows(text).status().message());
+  EXPECT_NE(message.find("row 1 (second)"), std::string::npos) << message;
+  EXPECT_NE(message.find("ratio_min"), std::string::npos) << message;
+}
+
 TEST(Report, TableHasARowAFigureAndItsNote) {
   Row row = MakeRow("bytes_per_object", "B", "the bar", {{200, 256}});
   row.note = "few objects";

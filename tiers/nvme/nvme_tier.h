@@ -34,7 +34,7 @@ class System;
 
 // What gives way when the tier is full.
 enum class ReclaimPolicy : uint8_t {
-  // What was used since it was written is written once more instead of dropped, up to a tenth of
+  // What was used since it was written is written once more instead of dropped, up to 6% of
   // what is written anyway; among segments, cost-benefit (Rosenblum & Ousterhout, LFS, 1992).
   kReuse,
   kFifo,  // the oldest segment, whole

@@ -13,7 +13,7 @@ namespace {
 
 // Written once more, at most, as a share of what is written first: so write amplification stays
 // below 1.1 with headers and footers, and an endurance budget goes to new records.
-constexpr double kReclaimShare = 0.08;
+constexpr double kReclaimShare = 0.06;
 constexpr uint32_t kDrainDepth = 4;
 
 }  // namespace

@@ -13,7 +13,7 @@ constexpr int kStormErrors = 8;
 constexpr milliseconds kWindow{1000};
 constexpr milliseconds kProbePeriod{250};
 // After a full disk, how long writes are refused before one may try again.
-constexpr milliseconds kReadOnlyPeriod{5000};
+constexpr milliseconds kReadOnlyPeriod{2000};
 
 }  // namespace
 

@@ -128,10 +128,21 @@ absl::Status MetaStore::DeleteSegment(uint32_t segment_id) {
   return Write(batch, false);
 }
 
-absl::Status MetaStore::PutNote(const Place& place, Note note, bool durable) {
+absl::Status MetaStore::Clean(const std::vector<uint32_t>& segment_ids,
+                              const std::vector<Place>& notes) {
+  rocksdb::WriteBatch batch;
+  for (uint32_t segment_id : segment_ids) {
+    batch.Delete(SegmentRowKey(segment_id));
+    batch.DeleteRange(FirstNoteKey(segment_id), LastNoteKey(segment_id));
+  }
+  for (const Place& place : notes) batch.Delete(NoteKey(place));
+  return Write(batch, true);
+}
+
+absl::Status MetaStore::PutNotes(const std::vector<Place>& places, Note note, bool durable) {
   rocksdb::WriteBatch batch;
   const char value = static_cast<char>(note);
-  batch.Put(NoteKey(place), {&value, 1});
+  for (const Place& place : places) batch.Put(NoteKey(place), {&value, 1});
   return Write(batch, durable);
 }
 

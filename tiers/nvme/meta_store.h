@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -50,7 +51,11 @@ class MetaStore {
   // The segment's row and notes; not durable: rows of an earlier generation are stale by
   // themselves.
   absl::Status DeleteSegment(uint32_t segment_id);
-  absl::Status PutNote(const Place& place, Note note, bool durable);
+  // Deletes those segments' rows and notes, and these notes; durable: their ids and places may be
+  // given again.
+  absl::Status Clean(const std::vector<uint32_t>& segment_ids, const std::vector<Place>& notes);
+  // The same note of all these places, or of none.
+  absl::Status PutNotes(const std::vector<Place>& places, Note note, bool durable);
   // Marks the index as complete for this store: see store_id(). Durable.
   absl::Status PutStoreId(const StoreId& store_id);
 

@@ -37,8 +37,8 @@ class SegmentRecovery {
   absl::StatusOr<bool> FromFile(const FoundSegment& found, absl::StatusOr<FooterEntries> footer);
 
  private:
-  void FromRow(const FoundSegment* found, std::string_view value, bool closed,
-               absl::flat_hash_set<uint32_t>& covered);
+  absl::Status FromRow(const FoundSegment* found, std::string_view value, bool closed,
+                       absl::flat_hash_set<uint32_t>& covered);
   absl::Status FromRecords(RecoveredSegment& segment);
 
   System& system_;
@@ -47,22 +47,26 @@ class SegmentRecovery {
   RecoveryFindings& findings_;
 };
 
-void SegmentRecovery::FromRow(const FoundSegment* found, std::string_view value, bool closed,
-                              absl::flat_hash_set<uint32_t>& covered) {
+absl::Status SegmentRecovery::FromRow(const FoundSegment* found, std::string_view value,
+                                      bool closed, absl::flat_hash_set<uint32_t>& covered) {
   absl::StatusOr<SegmentRow> row = TakeSegmentRow(value);
   if (!row.ok()) {
     spdlog::warn("nvme index: {}; the segment itself is read", row.status().ToString());
-    return;
+    return absl::OkStatus();
   }
   const bool sealed = row->append_offset == 0;
   if (found == nullptr) {
     RecordEntry entry;
     while (!value.empty() && TakeEntry(value, entry).ok()) findings_.Lose(entry.meta.key);
-    return;
+    return absl::OkStatus();
   }
-  // A header that does not check leaves the index the only witness.
-  if (!found->header_ok) found->file->generation = row->generation;
-  if (found->file->generation != row->generation || (!sealed && !closed)) return;
+  if (!found->header_ok) {
+    // The row is a witness, and the records are: it may be from before the file was used again.
+    absl::StatusOr<uint64_t> newest = ScanForGeneration(system_, *found->file, store_id_);
+    if (!newest.ok()) return newest.status();
+    found->file->generation = std::max(row->generation, *newest);
+  }
+  if (found->file->generation != row->generation || (!sealed && !closed)) return absl::OkStatus();
   RecoveredSegment segment;
   segment.file = found->file;
   segment.source = EntrySource::kIndex;
@@ -72,19 +76,24 @@ void SegmentRecovery::FromRow(const FoundSegment* found, std::string_view value,
   segment.entries = value;
   covered.insert(found->file->id);
   visit_(segment);
+  return absl::OkStatus();
 }
 
 absl::Status SegmentRecovery::FromIndex(const MetaStore& index, bool closed,
                                         const std::vector<FoundSegment>& found,
                                         absl::flat_hash_set<uint32_t>& covered) {
   auto next = found.begin();  // both are in order of id
-  return index.ForEachRow(kSegmentRowPrefix, [&](std::string_view key, std::string_view value) {
-    absl::StatusOr<uint32_t> id = DecodeSegmentRowKey(key);
-    if (!id.ok()) return;
-    while (next != found.end() && next->file->id < *id) ++next;
-    const bool there = next != found.end() && next->file->id == *id;
-    FromRow(there ? &*next : nullptr, value, closed, covered);
-  });
+  absl::Status status;
+  absl::Status read =
+      index.ForEachRow(kSegmentRowPrefix, [&](std::string_view key, std::string_view value) {
+        absl::StatusOr<uint32_t> id = DecodeSegmentRowKey(key);
+        if (!id.ok() || !status.ok()) return;
+        while (next != found.end() && next->file->id < *id) ++next;
+        const bool there = next != found.end() && next->file->id == *id;
+        if (!there) findings_.gone.push_back(*id);
+        status = FromRow(there ? &*next : nullptr, value, closed, covered);
+      });
+  return status.ok() ? read : status;
 }
 
 absl::Status SegmentRecovery::FromRecords(RecoveredSegment& segment) {

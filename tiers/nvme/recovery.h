@@ -33,6 +33,7 @@ struct RecoveryFindings {
   uint64_t torn_records = 0;    // whose write never ended: they were never durable
   uint64_t lost_records = 0;    // that were durable and whose segment is gone, or cut short
   bool index_damaged = false;   // found while it was read: it must be made anew
+  std::vector<uint32_t> gone;   // segments that have a row and no file
   std::vector<ObjectKey> lost;  // their keys, the first kMaxLostKeys
   static constexpr size_t kMaxLostKeys = 65536;
 

@@ -124,14 +124,16 @@ double SegmentTable::Benefit(const Segment& segment) const {
 Segment* SegmentTable::Victim() {
   const bool by_order = options_.reclaim == ReclaimPolicy::kFifo || classes_ == 1;
   Segment* best = nullptr;
+  uint64_t sealing = UINT64_MAX;  // the oldest one that is about to be sealed
   for (auto& [id, segment] : segments_) {
+    if (segment.state == Segment::State::kSealing) sealing = std::min(sealing, segment.order);
     if (!MayReclaim(segment)) continue;
     if (segment.live_bytes == 0) return &segment;
     const bool better = best == nullptr || (by_order ? segment.order < best->order
                                                      : Benefit(segment) > Benefit(*best));
     if (better) best = &segment;
   }
-  return best;
+  return best != nullptr && by_order && sealing < best->order ? nullptr : best;
 }
 
 void SegmentTable::Use(Segment& segment) {

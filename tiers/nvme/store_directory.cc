@@ -190,7 +190,10 @@ absl::Status StoreDirectory::LoadSuperblocks() {
   for (const auto& copy : copies) {
     if (copy && copy->epoch > superblock_.epoch) superblock_ = *copy;
   }
-  return superblock_.epoch > 0 ? absl::OkStatus() : AdoptSegments(missing == 2);
+  if (superblock_.epoch > 0) return absl::OkStatus();
+  // Until both copies are there nothing else is: one may be torn when the other was never written.
+  struct stat info;
+  return AdoptSegments(missing == 2 || (missing == 1 && lstat(index().c_str(), &info) != 0));
 }
 
 // Without a superblock, the segments say whose they are.

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "tiers/nvme/health.h"
 #include "tiers/nvme/io_scheduler.h"
 #include "tiers/nvme/meta_store.h"
@@ -36,6 +37,7 @@ struct Drain {
   std::vector<RecordId> keep;
   size_t next = 0;
   uint32_t in_flight = 0;
+  absl::flat_hash_map<RecordId, Place> moving;  // where copies that are being written will lie
 };
 
 }  // namespace nvme
@@ -83,10 +85,11 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void AddEntry(Segment& segment, nvme::RecordEntry& entry, std::string_view encoded,
                 const nvme::Notes& notes, RecordVisitor visit);
   std::vector<Segment*> SegmentsByAge();
+  absl::Status CleanIndex(const nvme::Notes& notes, std::vector<uint32_t> gone);
   void ResumeOpenSegments();
   Lifetime LifetimeOfSegment(const Segment& segment) const;
   void ShrinkToCapacity();
-  void IndexNextSegment(std::vector<std::shared_ptr<nvme::SegmentFile>> files, size_t next);
+  void IndexNextSegment(std::vector<uint32_t> segment_ids);
   void SaveForRestart();
   void SaveBudget();
 
@@ -105,6 +108,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void FinishRead(RecordId id, uint32_t segment_id, absl::StatusOr<RecordMeta> meta, ReadDone done);
   void Forget(RecordId id);
   void NoteRecord(RecordId id, nvme::Note note);
+  nvme::Place PlaceOf(const nvme::RecordIndex::Record& record);
   void Probe();
 
   // tier_seal.cc
@@ -154,6 +158,9 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   uint64_t pending_pins_ = 0;
   NvmeStats stats_;  // counters and engine; Stats() fills in the rest
   bool stopped_ = false;
+  // Of the meta thread: a row of a sealed segment was not written, and there may be one from when
+  // it was not sealed.
+  bool rows_behind_ = false;
 
   // The threads, in the order in which they are made; Stop() ends them in reverse.
   std::unique_ptr<nvme::MetaStore> store_;

@@ -146,8 +146,8 @@ void NvmeTier::Impl::FinishWrite(uint32_t segment_id, const nvme::RecordEntry& e
                                  const absl::Status& status, Written& written) {
   health_.Note(status, Clock::now());
   Segment& segment = *segments_->Find(segment_id);
+  written(segment_id, entry, status);  // while it counts, whatever the owner does the segment stays
   --segment.writes;
-  written(segment_id, entry, status);
   // What a failed write or sync left behind is not known: nothing more is put next to it.
   if (!status.ok() && !absl::IsDataLoss(status)) {
     ++stats_.write_errors;
@@ -263,16 +263,20 @@ void NvmeTier::Impl::Forget(RecordId id) {
   index_.Remove(id);
 }
 
+nvme::Place NvmeTier::Impl::PlaceOf(const nvme::RecordIndex::Record& record) {
+  return {record.segment_id, segments_->Find(record.segment_id)->file->generation, record.offset()};
+}
+
 void NvmeTier::Impl::NoteRecord(RecordId id, nvme::Note note) {
   if (stopped_) return;
-  const nvme::RecordIndex::Record& record = *index_.Find(id);
-  const nvme::Place place{record.segment_id, segments_->Find(record.segment_id)->file->generation,
-                          record.offset()};
+  std::vector<nvme::Place> places = {PlaceOf(*index_.Find(id))};
+  // Of the copy that is on its way, too: its header says what was so before.
+  if (drain_.has_value() && drain_->moving.contains(id)) places.push_back(drain_->moving[id]);
   // An erased record that comes back after a power cut is still whole or fails its checks.
   const bool durable = note != nvme::Note::kErased;
   pending_pins_ += durable;
-  meta_->Run([this, place, note, durable](nvme::MetaStore& store) {
-    absl::Status status = store.PutNote(place, note, durable);
+  meta_->Run([this, places = std::move(places), note, durable](nvme::MetaStore& store) {
+    absl::Status status = store.PutNotes(places, note, durable);
     system_.Step(durable ? "pin.noted" : "erase.noted");
     if (!status.ok()) spdlog::warn("nvme index: a note was not written: {}", status.ToString());
     if (durable) post_([self = shared_from_this()] { --self->pending_pins_; });
@@ -282,6 +286,7 @@ void NvmeTier::Impl::NoteRecord(RecordId id, nvme::Note note) {
 void NvmeTier::Impl::Erase(RecordId id) {
   if (index_.Find(id) == nullptr) return;
   NoteRecord(id, nvme::Note::kErased);
+  if (drain_.has_value()) drain_->moving.erase(id);
   Forget(id);
 }
 

@@ -99,13 +99,12 @@ absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor vis
   if (!store.ok()) return store.status();
   store_ = *std::move(store);
   system_.Step("recovery.index_opened");
+  // Also those of an index that is not complete: what it has is as good.
   nvme::Notes notes;
-  if (indexed) {
-    absl::StatusOr<nvme::Notes> read = nvme::ReadNotes(*store_);
-    if (!read.ok() && !absl::IsDataLoss(read.status())) return read.status();
-    findings.index_damaged = !read.ok();
-    if (read.ok()) notes = *std::move(read);
-  }
+  absl::StatusOr<nvme::Notes> read = nvme::ReadNotes(*store_);
+  if (!read.ok() && !absl::IsDataLoss(read.status())) return read.status();
+  findings.index_damaged = !read.ok();
+  if (read.ok()) notes = *std::move(read);
   std::vector<nvme::FoundSegment> foreign;
   const bool damaged = findings.index_damaged;
   absl::Status status = nvme::RecoverSegments(
@@ -119,7 +118,7 @@ absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor vis
     spdlog::warn("{} is of another store and left alone", segment.file->path);
     segments_->AddForeign(*segment.file);
   }
-  if (!damaged && !findings.index_damaged) return absl::OkStatus();
+  if (!damaged && !findings.index_damaged) return CleanIndex(notes, std::move(findings.gone));
   indexed = false;
   store_.reset();
   store = nvme::ReplaceIndex(system_, directory_);
@@ -128,14 +127,39 @@ absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor vis
   return absl::OkStatus();
 }
 
+// Rows and notes of files that are gone would be taken for those of new files with their ids, and
+// notes of records that were not found for those of records that are put in their place.
+absl::Status NvmeTier::Impl::CleanIndex(const nvme::Notes& notes, std::vector<uint32_t> gone) {
+  std::vector<nvme::Place> stale;
+  for (const auto& [place, note] : notes) {
+    const Segment* segment = segments_->Find(place.segment_id);
+    if (segment == nullptr) {
+      gone.push_back(place.segment_id);
+    } else if (segment->file->generation == place.generation &&
+               segment->state != Segment::State::kSealed &&
+               place.offset >= segment->append_offset) {
+      stale.push_back(place);
+    }
+  }
+  if (gone.empty() && stale.empty()) return absl::OkStatus();
+  std::sort(gone.begin(), gone.end());
+  gone.erase(std::unique(gone.begin(), gone.end()), gone.end());
+  absl::Status status = store_->Clean(gone, stale);
+  system_.Step("recovery.index_cleaned");
+  return status;
+}
+
 absl::Status NvmeTier::Impl::Recover(CountVisitor expect, RecordVisitor visit) {
   nvme::RecoveryFindings findings;
   bool indexed = false;
   absl::Status status = LoadSegments(expect, visit, findings, indexed);
   if (!status.ok()) return status;
-  // From here on rows of segments that are not sealed may be behind.
-  status = directory_.WriteSuperblock(budget_->Save(WallClockUs()), false);
-  if (!status.ok()) return status;
+  // From here on rows of segments that are not sealed may be behind. Both copies say so, or losing
+  // one would bring back the other, which says they are not.
+  for (int copies = directory_.superblock().closed ? 2 : 1; copies > 0; --copies) {
+    status = directory_.WriteSuperblock(budget_->Save(WallClockUs()), false);
+    if (!status.ok()) return status;
+  }
   stats_.torn_records = findings.torn_records;
   stats_.lost_records = findings.lost_records;
   lost_ = std::move(findings.lost);
@@ -147,15 +171,15 @@ absl::Status NvmeTier::Impl::Recover(CountVisitor expect, RecordVisitor visit) {
   ShrinkToCapacity();
   ResumeOpenSegments();
   if (!indexed) {
-    std::vector<std::shared_ptr<nvme::SegmentFile>> sealed;
+    std::vector<uint32_t> sealed;
     for (auto& [id, segment] : segments_->all()) {
-      if (segment.state == Segment::State::kSealed) sealed.push_back(segment.file);
+      if (segment.state == Segment::State::kSealed) sealed.push_back(id);
     }
     if (!sealed.empty()) {
       spdlog::warn("nvme index: rebuilt from {} segments, {} records", segments_->size(),
                    index_.size());
     }
-    IndexNextSegment(std::move(sealed), 0);
+    IndexNextSegment(std::move(sealed));
   }
   system_.Step("recovery.done");
   return absl::OkStatus();
@@ -189,7 +213,9 @@ void NvmeTier::Impl::AddRecovered(const nvme::RecoveredSegment& found, const nvm
       found.file->bytes;
   if (!found.sealed && found.resumable && room) {
     const bool normal = found.file->bytes == options_.segment_bytes;
-    state = empty && normal ? Segment::State::kClean : Segment::State::kSealing;
+    // Where something was, notes may name its place: it takes another generation to be clean.
+    const bool untouched = empty && found.append_offset <= nvme::kBlockBytes;
+    state = untouched && normal ? Segment::State::kClean : Segment::State::kSealing;
   }
   Segment& segment = segments_->AddRecovered(found.file, state);
   if (!found.sealed) segment.append_offset = std::max(found.append_offset, nvme::kBlockBytes);
@@ -257,28 +283,43 @@ Lifetime NvmeTier::Impl::LifetimeOfSegment(const Segment& segment) const {
   return nvme::TakeEntry(first, entry).ok() ? entry.meta.lifetime : Lifetime::kCold;
 }
 
-// One at a time, so that what clients wait for goes in between.
-void NvmeTier::Impl::IndexNextSegment(std::vector<std::shared_ptr<nvme::SegmentFile>> files,
-                                      size_t next) {
-  meta_->Run([this, files = std::move(files), next](nvme::MetaStore& store) mutable {
-    if (next == files.size()) {
+// One at a time, so that what clients wait for goes in between; the last first.
+void NvmeTier::Impl::IndexNextSegment(std::vector<uint32_t> segment_ids) {
+  if (stopped_) return;
+  if (segment_ids.empty()) {
+    meta_->Run([this](nvme::MetaStore& store) {
       absl::Status status = store.PutStoreId(directory_.store_id());
       system_.Step("recovery.index_complete");
       if (!status.ok()) spdlog::warn("nvme index: {}", status.ToString());
-      return;
-    }
-    const nvme::SegmentFile& file = *files[next];
+    });
+    return;
+  }
+  const uint32_t id = segment_ids.back();
+  segment_ids.pop_back();
+  Segment* segment = segments_->Find(id);
+  // One that was used again gets its row when it is sealed.
+  if (segment == nullptr || segment->state != Segment::State::kSealed) {
+    IndexNextSegment(std::move(segment_ids));
+    return;
+  }
+  ++segment->reads;
+  meta_->Run([this, file = segment->file,
+              segment_ids = std::move(segment_ids)](nvme::MetaStore& store) mutable {
     const absl::StatusOr<nvme::FooterEntries> entries = nvme::ReadFooterEntries(
-        system_, file, nvme::ReadFooter(system_, file, directory_.store_id()));
-    // Without a footer, or used again meanwhile, it is read once more at the next start.
+        system_, *file, nvme::ReadFooter(system_, *file, directory_.store_id()));
+    // Without a footer it is read once more at the next start.
     if (entries.ok()) {
-      absl::Status status =
-          store.PutSegment(file.id, nvme::EncodeSegmentRow({file.generation, 0}, entries->entries));
+      absl::Status status = store.PutSegment(
+          file->id, nvme::EncodeSegmentRow({file->generation, 0}, entries->entries));
       if (!status.ok()) spdlog::warn("nvme index: {}", status.ToString());
     }
     system_.Step("recovery.segment_indexed");
-    post_([self = shared_from_this(), files = std::move(files), next]() mutable {
-      if (!self->stopped_) self->IndexNextSegment(std::move(files), next + 1);
+    post_([self = shared_from_this(), file = std::move(file),
+           segment_ids = std::move(segment_ids)]() mutable {
+      --self->segments_->Find(file->id)->reads;
+      self->IndexNextSegment(std::move(segment_ids));
+      self->ContinueDrain();
+      self->MakeRoom();
     });
   });
 }
@@ -300,7 +341,9 @@ void NvmeTier::Impl::SaveForRestart() {
     if (segment.state == Segment::State::kSealed || segment.state == Segment::State::kDraining) {
       continue;
     }
-    rows.emplace_back(id, nvme::EncodeSegmentRow({segment.file->generation, segment.append_offset},
+    // Once there is a footer, nothing may follow that it does not name.
+    const uint64_t append_offset = segment.sealing_begun ? 0 : segment.append_offset;
+    rows.emplace_back(id, nvme::EncodeSegmentRow({segment.file->generation, append_offset},
                                                  LiveEntries(segment)));
   }
   meta_->Run([this, complete, rows = std::move(rows),
@@ -310,7 +353,8 @@ void NvmeTier::Impl::SaveForRestart() {
       if (status.ok()) status = store.PutSegment(id, row);
     }
     system_.Step("stop.rows_written");
-    absl::Status written = directory_.WriteSuperblock(saved, complete && status.ok());
+    const bool closed = complete && status.ok() && !rows_behind_;
+    absl::Status written = directory_.WriteSuperblock(saved, closed);
     if (!written.ok()) spdlog::warn("nvme tier: {}", written.ToString());
   });
 }

@@ -147,6 +147,8 @@ void NvmeTier::Impl::WriteOnceMore(RecordId id, RecordMeta meta,
     return;
   }
   stats_.reinserted_bytes += meta.payload_bytes;
+  drain_->moving[id] = {placement->segment->file->id, placement->segment->file->generation,
+                        placement->offset};
   SubmitRecord(
       std::move(meta), payload->data(), IoPriority::kBackground, *placement,
       [this, id, payload](uint32_t segment_id, const nvme::RecordEntry& entry,
@@ -156,9 +158,11 @@ void NvmeTier::Impl::WriteOnceMore(RecordId id, RecordMeta meta,
 void NvmeTier::Impl::Moved(RecordId id, uint32_t segment_id, const nvme::RecordEntry& entry,
                            const absl::Status& status) {
   --drain_->in_flight;
+  drain_->moving.erase(id);
   const nvme::RecordIndex::Record* record = index_.Find(id);
   const bool there = record != nullptr && record->segment_id == drain_->segment_id;
   if (status.ok() && there) {
+    const nvme::Place before = PlaceOf(*record);
     segments_->Count(*segments_->Find(drain_->segment_id), *record, -1);
     index_.Move(id, segment_id, entry.offset);
     Segment& segment = *segments_->Find(segment_id);
@@ -168,16 +172,11 @@ void NvmeTier::Impl::Moved(RecordId id, uint32_t segment_id, const nvme::RecordE
     nvme::AppendEntry(entry, encoded);
     segment.entries.emplace_back(id, std::move(encoded));
     system_.Step("reclaim.moved");
-    const bool pinned = (entry.meta.flags & kRecordPinned) != 0;
-    if (pinned != (record->pinned != 0)) {
-      NoteRecord(id, record->pinned != 0 ? nvme::Note::kPinned : nvme::Note::kUnpinned);
-    }
-  } else if (status.ok() && !stopped_) {
-    // Erased meanwhile: the copy must not come back.
-    const nvme::Place place{segment_id, segments_->Find(segment_id)->file->generation,
-                            entry.offset};
-    meta_->Run([place](nvme::MetaStore& store) {
-      store.PutNote(place, nvme::Note::kErased, false).IgnoreError();
+    if (stopped_) return;
+    // Until its segment is used again the old one would outlive an erasure of the new one.
+    meta_->Run([this, before](nvme::MetaStore& store) {
+      store.PutNotes({before}, nvme::Note::kErased, false).IgnoreError();
+      system_.Step("reclaim.copy_noted");
     });
   }
   ContinueDrain();
@@ -225,7 +224,9 @@ void NvmeTier::Impl::Discard(Segment& segment) {
 }
 
 void NvmeTier::Impl::Drop(RecordId id) {
-  const ObjectKey key = index_.Find(id)->key;
+  const nvme::RecordIndex::Record* record = index_.Find(id);
+  if (record == nullptr) return;  // erased by the owner, who was told of another one
+  const ObjectKey key = record->key;
   Forget(id);
   if (on_dropped) on_dropped(id, key);
 }

@@ -53,9 +53,11 @@ void NvmeTier::Impl::Prepare(Segment& segment, bool fresh) {
       if (!deleted.ok()) spdlog::warn("nvme index: {}", deleted.ToString());
       system_.Step("reclaim.rows_deleted");
     }
+    if (!status.ok()) {
+      // Before the writes that wait for the file fail: none may be placed there once they have.
+      post_([self = shared_from_this(), file, status] { self->NotPrepared(*file, status); });
+    }
     io_->FileReady(file, status);
-    if (status.ok()) return;
-    post_([self = shared_from_this(), file, status] { self->NotPrepared(*file, status); });
   });
 }
 
@@ -66,6 +68,7 @@ void NvmeTier::Impl::NotPrepared(const nvme::SegmentFile& file, const absl::Stat
   segment->unusable = true;
   if (segment->writes == 0) {
     Discard(*segment);
+    MakeRoom();
   } else {
     CloseToWrites(*segment);
   }
@@ -149,8 +152,10 @@ void NvmeTier::Impl::FinishSeal(std::shared_ptr<nvme::SegmentFile> file, std::st
         absl::Status status =
             store.PutSegment(file->id, nvme::EncodeSegmentRow({file->generation, 0}, entries));
         system_.Step("seal.row_written");
-        if (!status.ok())
+        if (!status.ok()) {
           spdlog::warn("nvme index: no row for {}: {}", file->path, status.ToString());
+          rows_behind_ = true;
+        }
         post_([self = shared_from_this(), file = std::move(file)] {
           Segment& segment = *self->segments_->Find(file->id);  // not reclaimed before it is sealed
           segment.state = Segment::State::kSealed;

@@ -217,7 +217,7 @@ def test_verify_lists_what_went_with_its_segment(stored):
     result = daemon.terrace("--json", "verify")
     assert result.returncode == CORRUPT, result.stderr
     assert len(set(json.loads(result.stdout)["corrupt_keys"])) == lost
-    checked = run_stress(daemon, "--keys", KEYS, "--check", "--durable-log", log, "--misses-allowed")
+    checked = run_stress(daemon, "--keys", KEYS, "--check", "--durable-log", log, "--tolerate-misses")
     assert checked.returncode == 0, checked.stdout  # misses, never a wrong byte
 
 

@@ -69,9 +69,9 @@ inline constexpr uint32_t kPromptCostUs = 10'000'000;
 
 // Writes every needed chunk and commits.
 inline CommitReport StoreAll(Client& client, const Model& model, absl::Span<const uint32_t> tokens,
-                             std::string_view extra = {}) {
+                             std::string_view extra = {}, uint32_t cost_us = kPromptCostUs) {
   CommitReport report;
-  auto store = client.BeginStore(model, tokens, extra, kPromptCostUs);
+  auto store = client.BeginStore(model, tokens, extra, cost_us);
   EXPECT_TRUE(store.ok()) << store.status();
   if (!store.ok()) return report;
   for (size_t i = 0; i < store->chunks().size(); ++i) {

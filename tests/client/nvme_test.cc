@@ -26,6 +26,16 @@ KvGeometry LargeGeometry() {
   return geometry;
 }
 
+uint64_t Counter(Client& client, std::string_view name) {
+  const auto status = client.Status();
+  EXPECT_TRUE(status.ok()) << status.status();
+  for (const auto& [counter, value] : status->counters) {
+    if (counter == name) return value;
+  }
+  ADD_FAILURE() << "no counter " << name;
+  return 0;
+}
+
 TEST(Nvme, FlushedObjectsSurviveSigkillAndLoadFromNvme) {
   DaemonProcess daemon(WithNvme());
   const auto tokens = Prompt(1000);
@@ -105,6 +115,27 @@ TEST(Nvme, PinsSurviveSigkill) {
     ASSERT_TRUE(object.ok()) << object.status();
     EXPECT_EQ(object->pinned, i == 0 || i == 2) << i;
   }
+}
+
+TEST(Nvme, WhatIsQuickToMakeAgainIsWrittenOnceItIsWantedAgain) {
+  DaemonProcess daemon(WithNvme());
+  const auto tokens = Prompt(1024);
+  constexpr uint32_t kQuickUs = 4;  // less than reading it would take
+  {
+    const auto client = daemon.Connect();
+    const auto model = client->RegisterKv(SmallGeometry());
+    EXPECT_EQ(StoreAll(*client, *model, tokens, {}, kQuickUs).stored, 4u);
+    ASSERT_TRUE(client->Flush(60000).ok());
+    EXPECT_EQ(Counter(*client, "not_admitted"), 4u);
+    EXPECT_EQ(Counter(*client, "durable_objects"), 0u);
+    EXPECT_EQ(LoadAll(*client, *model, absl::MakeSpan(tokens).first(512)), 512u);
+    ASSERT_TRUE(client->Flush(60000).ok());
+    EXPECT_EQ(Counter(*client, "durable_objects"), 2u);
+  }
+  daemon.Restart();
+  const auto client = daemon.Connect();
+  const auto model = client->RegisterKv(SmallGeometry());
+  EXPECT_EQ(client->MatchPrefix(*model, tokens)->matched_tokens, 512u);
 }
 
 TEST(Nvme, TheEventDescriptorTellsOfProgress) {

@@ -44,14 +44,20 @@ bool IoQueue::ReadsAreUrgent(Clock::time_point now) const {
   return urgent_reads_ > 0 || now < urgent_until_;
 }
 
-// A sixteenth more than a piece is still one request: a record's header is no request of its own.
-bool IoQueue::IsSplit(const Job& job) const { return job.total > piece_bytes_ + piece_bytes_ / 16; }
+// The most that one write takes: less while somebody waits for reads.
+uint64_t IoQueue::WriteLimit(Clock::time_point now) const {
+  return ReadsAreUrgent(now) ? piece_bytes_ : write_pieces_ * piece_bytes_;
+}
+
+// A sixteenth of a piece more is still one request: a record's header is no request of its own.
+bool IoQueue::Exceeds(uint64_t bytes, uint64_t limit) const {
+  return bytes > limit + piece_bytes_ / 16;
+}
 
 // The head of a write of several requests follows its payload, and only once that is written: a
 // process that is killed leaves no head without its payload.
 bool IoQueue::WaitsForPayload(const Job& job) const {
-  return job.is_write() && IsSplit(job) && job.issued == job.transfer->payload_bytes &&
-         job.in_flight > 0;
+  return job.split && job.issued == job.transfer->payload_bytes && job.in_flight > 0;
 }
 
 void IoQueue::Add(Job& job) {
@@ -63,14 +69,14 @@ void IoQueue::Enqueue(Job& job) {
   if (job.issued == job.total || !job.status.ok() || WaitsForPayload(job)) return;
   job.queued = true;
   (job.is_write() ? writes_ : reads_).emplace(UrgencyOf(job), &job);
-  if (!job.is_write() || IsSplit(job)) return;
+  if (!job.is_write() || job.issued > 0) return;
   whole_.emplace(Place{job.transfer->file.get(), job.transfer->file_offset}, &job);
 }
 
 void IoQueue::Dequeue(Job& job) {
   job.queued = false;
   (job.is_write() ? writes_ : reads_).erase(UrgencyOf(job));
-  if (!job.is_write() || IsSplit(job)) return;
+  if (!job.is_write() || job.issued > 0) return;
   whole_.erase({job.transfer->file.get(), job.transfer->file_offset});
 }
 
@@ -85,16 +91,16 @@ void IoQueue::Remove(Job& job, Clock::time_point now) {
   urgent_until_ = now + kQuiet;
 }
 
-void IoQueue::TakePiece(Job& job, Request& request) {
+void IoQueue::TakePiece(Job& job, uint64_t limit, Request& request) {
   Dequeue(job);
+  if (job.is_write() && job.issued == 0) job.split = Exceeds(job.total, limit);
   // In the order of issue a split write begins with its payload.
   const uint64_t payload = job.transfer->payload_bytes;
-  const bool split_write = job.is_write() && IsSplit(job);
-  const uint64_t limit = split_write && job.issued < payload ? payload : job.total;
-  uint64_t bytes = limit - job.issued;
-  if (bytes > piece_bytes_ + piece_bytes_ / 16) bytes = piece_bytes_;
+  const uint64_t end = job.split && job.issued < payload ? payload : job.total;
+  uint64_t bytes = end - job.issued;
+  if (Exceeds(bytes, limit)) bytes = limit;
   uint64_t begin = job.issued;
-  if (split_write) {
+  if (job.split) {
     begin =
         job.issued < payload ? job.transfer->head.size_bytes() + job.issued : job.issued - payload;
   }
@@ -112,7 +118,7 @@ std::unique_ptr<Request> IoQueue::NextRead(Clock::time_point now) {
   Job& job = *reads_.begin()->second;
   if (job.is_background() && background_reads_in_flight_ > 0 && ReadsAreUrgent(now)) return nullptr;
   auto request = std::make_unique<Request>();
-  TakePiece(job, *request);
+  TakePiece(job, piece_bytes_, *request);
   ++reads_in_flight_;
   background_reads_in_flight_ += job.is_background();
   reads_since_write_ += !writes_.empty();
@@ -120,30 +126,31 @@ std::unique_ptr<Request> IoQueue::NextRead(Clock::time_point now) {
 }
 
 std::unique_ptr<Request> IoQueue::NextWrite(Clock::time_point now) {
-  const uint32_t limit = ReadsAreUrgent(now) ? 1 : write_depth_;
-  if (writes_.empty() || writes_in_flight_ >= limit ||
+  const uint32_t depth = ReadsAreUrgent(now) ? 1 : write_depth_;
+  if (writes_.empty() || writes_in_flight_ >= depth ||
       reads_in_flight_ + writes_in_flight_ >= queue_depth_) {
     return nullptr;
   }
   auto request = std::make_unique<Request>();
   Job& job = *writes_.begin()->second;
-  TakePiece(job, *request);
-  if (!IsSplit(job)) Merge(*request);
+  const uint64_t limit = WriteLimit(now);
+  TakePiece(job, limit, *request);
+  if (!job.split) Merge(limit, *request);
   ++writes_in_flight_;
   reads_since_write_ = 0;
   return request;
 }
 
 // Adds the writes that follow in the file, of whatever class: they cost least now.
-void IoQueue::Merge(Request& request) {
+void IoQueue::Merge(uint64_t limit, Request& request) {
   const SegmentFile* file = request.parts.front().job->transfer->file.get();
   uint64_t end = request.parts.front().job->transfer->file_offset + request.bytes;
   for (uint64_t buffers = 4; buffers <= IOV_MAX; buffers += 2) {  // at most two a part
     auto next = whole_.find({file, end});
-    if (next == whole_.end() || request.bytes + next->second->total > piece_bytes_) return;
+    if (next == whole_.end() || request.bytes + next->second->total > limit) return;
     Job& job = *next->second;
     end += job.total;
-    TakePiece(job, request);
+    TakePiece(job, limit, request);
   }
 }
 

@@ -39,6 +39,7 @@ struct Job {
   uint64_t issued = 0;     // bytes, in the order in which they are issued
   uint32_t in_flight = 0;  // requests
   bool queued = false;
+  bool split = false;  // writes: the payload first, then the head
 
   // Of the completions.
   uint64_t written = 0;                  // writes: bytes, in any order
@@ -81,6 +82,7 @@ class IoQueue {
   explicit IoQueue(const IoScheduler::Options& options)
       : queue_depth_(options.queue_depth),
         write_depth_(options.write_depth),
+        write_pieces_(options.write_pieces),
         piece_bytes_(options.piece_bytes) {}
 
   // The job stays the caller's, who keeps it until Remove.
@@ -112,20 +114,22 @@ class IoQueue {
 
   static Urgency UrgencyOf(const Job& job);
   bool ReadsAreUrgent(Clock::time_point now) const;
-  bool IsSplit(const Job& job) const;
+  uint64_t WriteLimit(Clock::time_point now) const;
+  bool Exceeds(uint64_t bytes, uint64_t limit) const;
   bool WaitsForPayload(const Job& job) const;
   void Enqueue(Job& job);
   void Dequeue(Job& job);
-  void TakePiece(Job& job, Request& request);
-  void Merge(Request& request);
+  void TakePiece(Job& job, uint64_t limit, Request& request);
+  void Merge(uint64_t limit, Request& request);
 
   const uint32_t queue_depth_;
   const uint32_t write_depth_;
+  const uint64_t write_pieces_;
   const uint64_t piece_bytes_;
 
   std::map<Urgency, Job*> reads_;   // with pieces to issue
   std::map<Urgency, Job*> writes_;  // likewise
-  std::map<Place, Job*> whole_;     // those of writes_ that are one request, by place in the file
+  std::map<Place, Job*> whole_;     // those of writes_ not begun, by place in the file
   uint32_t reads_in_flight_ = 0;
   uint32_t background_reads_in_flight_ = 0;
   uint32_t writes_in_flight_ = 0;

@@ -4,10 +4,10 @@
 // - Reads before writes, but after 16 pieces of reads a waiting write gets its turn. While a demand
 //   or next-layer read is about, or was a moment ago, writes are held to one piece in flight, and
 //   background reads too, so such a read waits behind few; when nobody reads, writes get
-//   `write_depth`.
+//   `write_depth`, of `write_pieces` each.
 // - Within a class: batch, then the share of the record already asked for, so that the records of
 //   a batch advance together.
-// - Writes to one file that lie next to each other are merged into requests of up to a piece.
+// - Writes to one file that lie next to each other are merged into one request.
 // - Writes become durable in groups: those that finish while a file is being synced share the next
 //   sync.
 // - Short transfers are continued; EINTR and EAGAIN are tried again a bounded number of times; any
@@ -61,7 +61,8 @@ class IoScheduler {
     System* system = nullptr;
     EngineChoice engine = EngineChoice::kAuto;
     uint32_t queue_depth = 16;       // pieces in flight
-    uint32_t write_depth = 4;        // of them writes
+    uint32_t write_depth = 8;        // of them writes
+    uint32_t write_pieces = 4;       // in one write while nobody reads
     uint64_t piece_bytes = 1 << 20;  // or up to a sixteenth more, rather than leave a sliver
   };
 

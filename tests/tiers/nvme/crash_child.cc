@@ -94,7 +94,7 @@ bool Life::Open() {
   options.directory = plan_.directory;
   options.segment_bytes = 512 * kKiB;
   options.capacity_bytes = 12 * options.segment_bytes;
-  options.piece_bytes = 64 * kKiB;
+  options.piece_bytes = 16 * kKiB;
   options.queue_depth = 8;
   options.engine = plan_.seed % 4 == 3 ? nvme::EngineChoice::kThreads : nvme::EngineChoice::kAuto;
   options.system = &system_;

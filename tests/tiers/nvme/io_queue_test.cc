@@ -22,11 +22,12 @@ class IoQueueTest : public testing::Test {
 
   IoQueueTest() { Limits(16, 4); }
 
-  void Limits(uint32_t queue_depth, uint32_t write_depth) {
+  void Limits(uint32_t queue_depth, uint32_t write_depth, uint32_t write_pieces = 1) {
     IoScheduler::Options options;
     options.queue_depth = queue_depth;
     options.write_depth = write_depth;
     options.piece_bytes = kPiece;
+    options.write_pieces = write_pieces;
     queue_.emplace(options);
   }
 
@@ -255,6 +256,43 @@ TEST_F(IoQueueTest, GapsFilesAndSplitWritesAreNotMergedOver) {
     requests.push_back(std::move(request));
   }
   EXPECT_EQ(requests.size(), 6u);
+}
+
+TEST_F(IoQueueTest, AWriteTakesSeveralPiecesWhileNobodyReads) {
+  Limits(16, 4, 4);
+  Job& whole = Write(0, 4 * kPiece);  // a head more than four pieces: not split
+  std::unique_ptr<Request> request = Next();
+  EXPECT_EQ(request->bytes, whole.total);
+  queue_->Completed(*request);
+
+  for (uint64_t i = 0; i < 8; ++i) Write((8 + i) * kPiece, kPiece - kBlock);
+  request = Next();
+  EXPECT_EQ(request->bytes, 4 * kPiece);
+  EXPECT_EQ(request->parts.size(), 4u);
+  queue_->Completed(*request);
+  Read(IoPriority::kDemand, kBlock);
+  const std::unique_ptr<Request> read = queue_->NextRead(now_);
+  request = queue_->NextWrite(now_);
+  EXPECT_EQ(request->bytes, kPiece);
+}
+
+TEST_F(IoQueueTest, AWriteBegunInLargePiecesGoesOnInSmallOnesOnceSomebodyReads) {
+  Limits(16, 4, 4);
+  Job& write = Write(0, 6 * kPiece);
+  std::vector<uint64_t> bytes;
+  const auto take = [&] {
+    const std::unique_ptr<Request> request = queue_->NextWrite(now_);
+    if (request == nullptr) return false;
+    bytes.push_back(request->bytes);
+    queue_->Completed(*request);
+    return true;
+  };
+  EXPECT_TRUE(take());
+  Read(IoPriority::kDemand, kBlock);
+  const std::unique_ptr<Request> read = queue_->NextRead(now_);
+  while (take()) continue;
+  EXPECT_THAT(bytes, ElementsAre(4 * kPiece, kPiece, kPiece, kBlock));  // the head last
+  EXPECT_EQ(write.issued, write.total);
 }
 
 TEST_F(IoQueueTest, AMergedRequestHasNoMoreBuffersThanTheKernelTakes) {

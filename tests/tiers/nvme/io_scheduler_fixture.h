@@ -42,6 +42,7 @@ class IoSchedulerTest : public testing::TestWithParam<EngineChoice> {
     options_.system = &system_;
     options_.engine = GetParam();
     options_.piece_bytes = kPiece;
+    options_.write_pieces = 1;
     file_ = MakeFile("a");
   }
   void TearDown() override {

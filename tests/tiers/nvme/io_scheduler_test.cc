@@ -281,7 +281,9 @@ TEST_P(IoSchedulerTest, WritesHaveTheirDepthWhenNobodyReads) {
   script().Hold(IsWrite);
   Start();
   std::vector<std::shared_ptr<Outcome>> writes;
-  for (uint64_t i = 0; i < 12; ++i) writes.push_back(Write(i * 100 * kPiece, block));
+  for (uint64_t i = 0; i < 2 * options_.write_depth; ++i) {
+    writes.push_back(Write(i * 100 * kPiece, block));
+  }
   script().AwaitSeen(options_.write_depth);
   script().ReleaseAll();
   for (const auto& write : writes) EXPECT_TRUE(Await(write).ok());

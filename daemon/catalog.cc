@@ -54,9 +54,8 @@ ObjectId Catalog::NewSlot() {
     free_slots_.pop_back();
     return id;
   }
-  const ObjectId id = slot_count_++;
-  if (id / kBlock == blocks_.size()) blocks_.push_back(std::make_unique<Entry[]>(kBlock));
-  return id;
+  entries_.Append();
+  return slot_count() - 1;
 }
 
 ObjectId Catalog::InsertIfAbsent(const ObjectKey& key) {

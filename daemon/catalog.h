@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "config/object_key.h"
 #include "config/object_layout.h"
+#include "kernels/block_array.h"
 #include "tiers/memory_tier.h"
 #include "tiers/nvme/nvme_tier.h"
 
@@ -101,8 +102,8 @@ class Catalog {
   void Unindex(ObjectId id);
   void Free(ObjectId id);
 
-  Entry& at(ObjectId id) { return blocks_[id / kBlock][id % kBlock]; }
-  const Entry& at(ObjectId id) const { return blocks_[id / kBlock][id % kBlock]; }
+  Entry& at(ObjectId id) { return entries_[id]; }
+  const Entry& at(ObjectId id) const { return entries_[id]; }
 
   // The visible child of `parent` with this fingerprint and tenant that shares the most leading
   // grains with `grains` (by 32-bit filters), or nullopt when none shares one.
@@ -119,11 +120,9 @@ class Catalog {
   const Fingerprint& fingerprint(uint32_t id) const { return fingerprints_[id]; }
 
   uint64_t visible_count() const { return visible_count_; }
-  ObjectId slot_count() const { return slot_count_; }
+  ObjectId slot_count() const { return static_cast<ObjectId>(entries_.size()); }
 
  private:
-  static constexpr uint32_t kBlock = 4096;
-
   struct KeyHash {
     using is_transparent = void;
     const Catalog* catalog;
@@ -155,9 +154,8 @@ class Catalog {
   ObjectId NewSlot();
   void UnlinkFromParent(ObjectId id);
 
-  std::vector<std::unique_ptr<Entry[]>> blocks_;
+  kernels::BlockArray<Entry> entries_;
   std::vector<ObjectId> free_slots_;
-  ObjectId slot_count_ = 0;
   uint64_t visible_count_ = 0;
   absl::flat_hash_set<ObjectId, KeyHash, KeyEqual> by_key_;
   absl::flat_hash_set<ObjectId, ParentHash, ParentEqual> first_child_;

@@ -88,14 +88,15 @@ absl::Status Mover::Recover() {
   const auto add = [&](const Found& found) {
     if (found.record != kNoRecord) AddRecovered(found.record, found.meta, duplicates);
   };
-  absl::Status status = nvme_->Recover([this](uint64_t records) { catalog_.Reserve(records); },
-                                       [&](RecordId record, const RecordMeta& meta) {
-                                         Found& slot = ahead[next++ % kAhead];
-                                         add(slot);
-                                         slot.record = record;
-                                         slot.meta = meta;
-                                         catalog_.Prefetch(meta.key, meta.parent.Head64());
-                                       });
+  absl::Status status =
+      nvme_->Recover([this](uint64_t records) { catalog_.Reserve(records); },
+                     [&](RecordId record, RecordMeta& meta) {
+                       Found& slot = ahead[next++ % kAhead];
+                       add(slot);
+                       slot.record = record;
+                       std::swap(slot.meta, meta);
+                       catalog_.Prefetch(slot.meta.key, slot.meta.parent.Head64());
+                     });
   for (size_t i = 0; i < kAhead; ++i) add(ahead[next++ % kAhead]);
   if (!status.ok()) return status;
   for (RecordId record : duplicates) nvme_->Erase(record);

@@ -128,15 +128,15 @@ absl::Status MetaStore::DeleteSegment(uint32_t segment_id) {
   return Write(batch, false);
 }
 
-absl::Status MetaStore::Clean(const std::vector<uint32_t>& segment_ids,
-                              const std::vector<Place>& notes) {
+absl::Status MetaStore::Clean(const Stale& stale) {
   rocksdb::WriteBatch batch;
-  for (uint32_t segment_id : segment_ids) {
-    batch.Delete(SegmentRowKey(segment_id));
+  if (stale.every_row) batch.DeleteRange(SegmentRowKey(0), SegmentRowKey(UINT32_MAX));
+  for (uint32_t segment_id : stale.rows) batch.Delete(SegmentRowKey(segment_id));
+  for (uint32_t segment_id : stale.noted) {
     batch.DeleteRange(FirstNoteKey(segment_id), LastNoteKey(segment_id));
   }
-  for (const Place& place : notes) batch.Delete(NoteKey(place));
-  return Write(batch, true);
+  for (const Place& place : stale.notes) batch.Delete(NoteKey(place));
+  return batch.Count() == 0 ? absl::OkStatus() : Write(batch, true);
 }
 
 absl::Status MetaStore::PutNotes(const std::vector<Place>& places, Note note, bool durable) {

@@ -51,9 +51,14 @@ class MetaStore {
   // The segment's row and notes; not durable: rows of an earlier generation are stale by
   // themselves.
   absl::Status DeleteSegment(uint32_t segment_id);
-  // Deletes those segments' rows and notes, and these notes; durable: their ids and places may be
-  // given again.
-  absl::Status Clean(const std::vector<uint32_t>& segment_ids, const std::vector<Place>& notes);
+  // What is not so, or no longer: rows of these segments or all of them, what is noted of these,
+  // and these notes. Durable: their ids and places may be given again.
+  struct Stale {
+    bool every_row = false;
+    std::vector<uint32_t> rows, noted;
+    std::vector<Place> notes;
+  };
+  absl::Status Clean(const Stale& stale);
   // The same note of all these places, or of none.
   absl::Status PutNotes(const std::vector<Place>& places, Note note, bool durable);
   // Marks the index as complete for this store: see store_id(). Durable.

@@ -131,7 +131,7 @@ struct NvmeStats {
 
 class NvmeTier {
  public:
-  using RecordVisitor = absl::FunctionRef<void(RecordId, const RecordMeta&)>;
+  using RecordVisitor = absl::FunctionRef<void(RecordId, RecordMeta&)>;  // may take the meta
   using CountVisitor = absl::FunctionRef<void(uint64_t records)>;
 
   // Takes the directory's lock (FailedPrecondition if another live daemon holds it) and opens or

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
 
 #include "config/object_key.h"
 #include "config/object_layout.h"
+#include "kernels/block_array.h"
 #include "tiers/nvme/record.h"
 #include "tiers/nvme/segment_format.h"
 
@@ -43,7 +43,7 @@ class RecordIndex {
     record.pinned = (entry.meta.flags & kRecordPinned) != 0;
     ++size_;
     if (free_ == kNoRecord) {
-      records_.push_back(record);
+      records_.Append(record);
       return static_cast<RecordId>(records_.size() - 1);
     }
     const RecordId id = free_;
@@ -77,8 +77,8 @@ class RecordIndex {
   uint64_t size() const { return size_; }
 
  private:
-  std::deque<Record> records_;  // grows without copying
-  RecordId free_ = kNoRecord;   // head of the free list, linked through segment_id
+  kernels::BlockArray<Record> records_;
+  RecordId free_ = kNoRecord;  // head of the free list, linked through segment_id
   uint64_t size_ = 0;
 };
 

@@ -66,10 +66,10 @@ absl::Status SegmentRecovery::FromRow(const FoundSegment* found, std::string_vie
     if (!newest.ok()) return newest.status();
     found->file->generation = std::max(row->generation, *newest);
   }
+  if (!sealed && !closed) findings_.behind.push_back(found->file->id);
   if (found->file->generation != row->generation || (!sealed && !closed)) return absl::OkStatus();
   RecoveredSegment segment;
   segment.file = found->file;
-  segment.source = EntrySource::kIndex;
   segment.sealed = sealed;
   segment.resumable = !sealed && found->header_ok;
   segment.append_offset = row->append_offset;
@@ -111,7 +111,6 @@ absl::Status SegmentRecovery::FromRecords(RecoveredSegment& segment) {
     segment.append_offset = record.offset + header_bytes + AlignUp(meta.payload_bytes, kBlockBytes);
   });
   if (!status.ok()) return status;
-  segment.source = EntrySource::kRecords;
   segment.entries = entries;
   visit_(segment);
   return absl::OkStatus();
@@ -138,7 +137,7 @@ absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found,
     if (!status.ok()) return status;
     return true;
   }
-  segment.source = EntrySource::kFooter;
+  findings_.without_row.push_back(file.id);
   segment.sealed = true;
   segment.entries = footer->entries;
   visit_(segment);

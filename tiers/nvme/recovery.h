@@ -16,12 +16,8 @@
 
 namespace terrace::nvme {
 
-// Where the entries of a segment were found.
-enum class EntrySource : uint8_t { kIndex, kFooter, kRecords };
-
 struct RecoveredSegment {
   std::shared_ptr<SegmentFile> file;
-  EntrySource source = EntrySource::kIndex;
   bool sealed = false;
   bool resumable = false;      // not sealed, and records may be appended
   uint64_t append_offset = 0;  // when not sealed
@@ -30,10 +26,12 @@ struct RecoveredSegment {
 
 // What was lost or odd, for people and for counters.
 struct RecoveryFindings {
-  uint64_t torn_records = 0;    // whose write never ended: they were never durable
-  uint64_t lost_records = 0;    // that were durable and whose segment is gone, or cut short
-  bool index_damaged = false;   // found while it was read: it must be made anew
-  std::vector<uint32_t> gone;   // segments that have a row and no file
+  uint64_t torn_records = 0;   // whose write never ended: they were never durable
+  uint64_t lost_records = 0;   // that were durable and whose segment is gone, or cut short
+  bool index_damaged = false;  // found while it was read: it must be made anew
+  std::vector<uint32_t> gone;  // segments that have a row and no file
+  // Segments whose row is of a stop that did not end, and sealed ones that were found without.
+  std::vector<uint32_t> behind, without_row;
   std::vector<ObjectKey> lost;  // their keys, the first kMaxLostKeys
   static constexpr size_t kMaxLostKeys = 65536;
 

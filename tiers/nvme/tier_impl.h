@@ -85,7 +85,8 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void AddEntry(Segment& segment, nvme::RecordEntry& entry, std::string_view encoded,
                 const nvme::Notes& notes, RecordVisitor visit);
   std::vector<Segment*> SegmentsByAge();
-  absl::Status CleanIndex(const nvme::Notes& notes, std::vector<uint32_t> gone);
+  absl::Status CleanIndex(const nvme::Notes& notes, const nvme::RecoveryFindings& findings,
+                          bool indexed);
   void ResumeOpenSegments();
   Lifetime LifetimeOfSegment(const Segment& segment) const;
   void ShrinkToCapacity();

@@ -118,7 +118,7 @@ absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor vis
     spdlog::warn("{} is of another store and left alone", segment.file->path);
     segments_->AddForeign(*segment.file);
   }
-  if (!damaged && !findings.index_damaged) return CleanIndex(notes, std::move(findings.gone));
+  if (!damaged && !findings.index_damaged) return CleanIndex(notes, findings, indexed);
   indexed = false;
   store_.reset();
   store = nvme::ReplaceIndex(system_, directory_);
@@ -127,24 +127,29 @@ absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor vis
   return absl::OkStatus();
 }
 
-// Rows and notes of files that are gone would be taken for those of new files with their ids, and
-// notes of records that were not found for those of records that are put in their place.
-absl::Status NvmeTier::Impl::CleanIndex(const nvme::Notes& notes, std::vector<uint32_t> gone) {
-  std::vector<nvme::Place> stale;
+// Rows and notes of files that are gone would be taken for those of new files with their ids, notes
+// of records that were not found for those of records that are put in their place, and rows of
+// segments that were not sealed, once the store is closed in order, for the last that is known.
+absl::Status NvmeTier::Impl::CleanIndex(const nvme::Notes& notes,
+                                        const nvme::RecoveryFindings& findings, bool indexed) {
+  nvme::MetaStore::Stale stale;
+  stale.every_row = !indexed;
+  stale.rows = findings.gone;
+  stale.rows.insert(stale.rows.end(), findings.behind.begin(), findings.behind.end());
+  stale.noted = findings.gone;
   for (const auto& [place, note] : notes) {
     const Segment* segment = segments_->Find(place.segment_id);
     if (segment == nullptr) {
-      gone.push_back(place.segment_id);
+      stale.noted.push_back(place.segment_id);
     } else if (segment->file->generation == place.generation &&
                segment->state != Segment::State::kSealed &&
                place.offset >= segment->append_offset) {
-      stale.push_back(place);
+      stale.notes.push_back(place);
     }
   }
-  if (gone.empty() && stale.empty()) return absl::OkStatus();
-  std::sort(gone.begin(), gone.end());
-  gone.erase(std::unique(gone.begin(), gone.end()), gone.end());
-  absl::Status status = store_->Clean(gone, stale);
+  std::sort(stale.noted.begin(), stale.noted.end());
+  stale.noted.erase(std::unique(stale.noted.begin(), stale.noted.end()), stale.noted.end());
+  absl::Status status = store_->Clean(stale);
   system_.Step("recovery.index_cleaned");
   return status;
 }
@@ -170,17 +175,18 @@ absl::Status NvmeTier::Impl::Recover(CountVisitor expect, RecordVisitor visit) {
   recovered_ = true;
   ShrinkToCapacity();
   ResumeOpenSegments();
+  std::vector<uint32_t> without_row = std::move(findings.without_row);
   if (!indexed) {
-    std::vector<uint32_t> sealed;
+    without_row.clear();
     for (auto& [id, segment] : segments_->all()) {
-      if (segment.state == Segment::State::kSealed) sealed.push_back(id);
+      if (segment.state == Segment::State::kSealed) without_row.push_back(id);
     }
-    if (!sealed.empty()) {
+    if (!without_row.empty()) {
       spdlog::warn("nvme index: rebuilt from {} segments, {} records", segments_->size(),
                    index_.size());
     }
-    IndexNextSegment(std::move(sealed));
   }
+  if (!indexed || !without_row.empty()) IndexNextSegment(std::move(without_row));
   system_.Step("recovery.done");
   return absl::OkStatus();
 }
@@ -189,7 +195,9 @@ void NvmeTier::Impl::AddEntry(Segment& segment, nvme::RecordEntry& entry, std::s
                               const nvme::Notes& notes, RecordVisitor visit) {
   next_sequence_ = std::max(next_sequence_, entry.sequence + 1);
   segment.order = std::max(segment.order, entry.sequence);
-  auto note = notes.find({segment.file->id, segment.file->generation, entry.offset});
+  const auto note = notes.empty()
+                        ? notes.end()
+                        : notes.find({segment.file->id, segment.file->generation, entry.offset});
   if (note != notes.end()) {
     if (note->second == nvme::Note::kErased) return;
     entry.meta.flags &= static_cast<uint8_t>(~kRecordPinned);

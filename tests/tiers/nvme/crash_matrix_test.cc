@@ -4,7 +4,9 @@
 // there, and everything that is there must be whole.
 //
 //   TERRACE_CRASH_SEEDS=25        seeds a label; the default keeps the suite short
-//   TERRACE_CRASH_CASE=LABEL/SEED that case alone, as failures name it
+//   TERRACE_CRASH_CASE=LABEL/SEED that case alone, as failures name it; what the threads do
+//                                 meanwhile differs, so it may take
+//   TERRACE_CRASH_TIMES=100       runs of it
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -401,6 +403,11 @@ TEST(CrashMatrixTest, NothingDurableIsLostAndNothingVisibleIsWrong) {
   if (only != nullptr) {
     std::erase_if(cases, [only](const Case& which) { return which.Name() != only; });
     ASSERT_FALSE(cases.empty());
+    const char* times = std::getenv("TERRACE_CRASH_TIMES");
+    const std::vector<Case> once = cases;
+    for (uint64_t i = times != nullptr ? std::stoull(times) : 1; i > 1; --i) {
+      cases.insert(cases.end(), once.begin(), once.end());
+    }
   }
   Matrix matrix;
   matrix.Run(cases);

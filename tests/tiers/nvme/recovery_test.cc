@@ -255,6 +255,30 @@ TEST_F(RecoveryTest, WithoutAnIndexATornRecordIsNotVisibleEither) {
 
 // Of a file that was used again, what still lies behind the new records is whole and yet forgotten,
 // even when the index and the file's header are lost.
+// Killed while it stopped: rows of open segments are written, and the superblock does not say so.
+// Killed again when the segment was sealed, before its row was written. Then stopped in order.
+TEST_F(RecoveryTest, RowsOfAStopThatDidNotEndAreNotBelievedLater) {
+  namespace fs = std::filesystem;
+  StoreAndClose(3);
+  const fs::path directory = options_.directory, aside = scratch_.path() + "/aside";
+  fs::create_directory(aside);
+  fs::copy(directory / "index", aside / "index");
+  Open();
+  for (const char* name : {"superblock", "superblock.copy"}) {
+    fs::copy_file(directory / name, aside / name);
+  }
+  while (tier_->Stats().sealed_segments == 0) {
+    objects_.push_back(MakeObject(objects_.size() + 1, 4, 50'000));
+    MustWrite(objects_.back());
+  }
+  tier_.reset();
+  fs::remove_all(directory / "index");
+  fs::copy(aside, directory, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  Open();
+  Reopen();
+  ExpectAllBut({});
+}
+
 TEST_F(RecoveryTest, RecordsOfAnEarlierGenerationStayForgotten) {
   options_.capacity_bytes = 2 * options_.segment_bytes;
   Open();

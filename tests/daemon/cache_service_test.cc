@@ -56,7 +56,8 @@ class CacheServiceTest : public ::testing::Test {
     ASSERT_TRUE(tenants.ok()) << tenants.status();
     tenants_ = *std::move(tenants);
     service_ = std::make_unique<CacheService>(options_, tenants_, nvme_.get());
-    service_->Recover();
+    const absl::Status recovered = service_->Recover();
+    ASSERT_TRUE(recovered.ok()) << recovered;
   }
 
   void Stop() {

@@ -60,9 +60,11 @@ absl::Status SegmentRecovery::FromRow(const FoundSegment* found, std::string_vie
     while (!value.empty() && TakeEntry(value, entry).ok()) findings_.Lose(entry.meta.key);
     return absl::OkStatus();
   }
+  if (found->unreadable) return absl::OkStatus();
   if (!found->header_ok) {
     // The row is a witness, and the records are: it may be from before the file was used again.
     absl::StatusOr<uint64_t> newest = ScanForGeneration(system_, *found->file, store_id_);
+    if (absl::IsUnavailable(newest.status())) return absl::OkStatus();
     if (!newest.ok()) return newest.status();
     found->file->generation = std::max(row->generation, *newest);
   }
@@ -119,6 +121,7 @@ absl::Status SegmentRecovery::FromRecords(RecoveredSegment& segment) {
 absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found,
                                                absl::StatusOr<FooterEntries> footer) {
   SegmentFile& file = *found.file;
+  if (found.unreadable) return absl::UnavailableError("its header cannot be read");
   if (!found.header_ok) {
     absl::StatusOr<uint64_t> generation = ScanForGeneration(system_, file, store_id_);
     if (!generation.ok()) return generation.status();
@@ -130,8 +133,10 @@ absl::StatusOr<bool> SegmentRecovery::FromFile(const FoundSegment& found,
   segment.file = found.file;
   segment.resumable = found.header_ok;
   system_.Step("recovery.footer_read");
+  if (absl::IsUnavailable(footer.status()) || absl::IsResourceExhausted(footer.status())) {
+    return footer.status();
+  }
   if (!footer.ok()) {
-    if (absl::IsResourceExhausted(footer.status())) return footer.status();
     absl::Status status = FromRecords(segment);
     system_.Step("recovery.segment_scanned");
     if (!status.ok()) return status;
@@ -188,7 +193,7 @@ absl::StatusOr<Notes> ReadNotes(const MetaStore& index) {
 absl::Status RecoverSegments(System& system, const StoreId& store_id, const MetaStore* index,
                              bool closed, const std::vector<FoundSegment>& found,
                              ExpectRecords expect, VisitSegment visit,
-                             std::vector<FoundSegment>& foreign, RecoveryFindings& findings) {
+                             std::vector<FoundSegment>& left_alone, RecoveryFindings& findings) {
   SegmentRecovery recovery(system, store_id, visit, findings);
   absl::flat_hash_set<uint32_t> covered;
   if (index != nullptr) {
@@ -209,8 +214,17 @@ absl::Status RecoverSegments(System& system, const StoreId& store_id, const Meta
   if (index == nullptr) expect(footers.record_count());
   for (size_t i = 0; i < rest.size(); ++i) {
     absl::StatusOr<bool> ours = recovery.FromFile(*rest[i], footers.Take(i));
-    if (!ours.ok()) return ours.status();
-    if (!*ours) foreign.push_back(*rest[i]);
+    const std::string& path = rest[i]->file->path;
+    if (ours.ok() && *ours) continue;
+    if (ours.ok()) {
+      spdlog::warn("{} is of another store and left alone", path);
+    } else if (absl::IsUnavailable(ours.status())) {
+      spdlog::error("{} cannot be read and is left alone until the next start: {}", path,
+                    ours.status().ToString());
+    } else {
+      return ours.status();
+    }
+    left_alone.push_back(*rest[i]);
   }
   return absl::OkStatus();
 }

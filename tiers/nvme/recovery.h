@@ -56,16 +56,16 @@ absl::StatusOr<std::unique_ptr<MetaStore>> ReplaceIndex(System& system,
 // DataLoss when the index is damaged.
 absl::StatusOr<Notes> ReadNotes(const MetaStore& index);
 
-// Visits every segment of `found` once, those of other stores excepted: they are appended to
-// `foreign`. `closed`: the store was closed in order, so that rows of segments that are not sealed
-// are complete. Null `index`: as if it held nothing. What a damaged index does not say, the
-// segments do.
-// `expect` is told first how many records there are, about.
+// Visits every segment of `found` once, except those of other stores and those that the device does
+// not give now, whose records must not be written over: `left_alone`. `closed`: the store was
+// closed in order, so that rows of segments that are not sealed are complete. Null `index`: as if
+// it held nothing. What a damaged index does not say, the segments do. `expect` is told first how
+// many records there are, about.
 using ExpectRecords = absl::FunctionRef<void(uint64_t records)>;
 using VisitSegment = absl::FunctionRef<void(RecoveredSegment& segment)>;
 absl::Status RecoverSegments(System& system, const StoreId& store_id, const MetaStore* index,
                              bool closed, const std::vector<FoundSegment>& found,
                              ExpectRecords expect, VisitSegment visit,
-                             std::vector<FoundSegment>& foreign, RecoveryFindings& findings);
+                             std::vector<FoundSegment>& left_alone, RecoveryFindings& findings);
 
 }  // namespace terrace::nvme

@@ -21,6 +21,8 @@ namespace terrace::nvme {
 namespace {
 
 constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
+// A read that is refused for now is given up after this many attempts.
+constexpr int kMaxRetries = 64;
 
 absl::Status CallStatus(int64_t result, const char* call, const std::string& path) {
   if (result >= 0) return absl::OkStatus();
@@ -101,6 +103,7 @@ absl::StatusOr<FoundSegment> OpenSegmentFile(System& system, const std::string& 
   if (fstat(file.fd, &info) != 0) return ErrnoStatus(errno, absl::StrCat("stat ", path));
   file.bytes = static_cast<uint64_t>(info.st_size) / kBlockBytes * kBlockBytes;
   absl::StatusOr<SegmentHeader> header = ReadHeader(system, file, block);
+  found.unreadable = absl::IsUnavailable(header.status());
   if (!header.ok()) return found;
   found.foreign = header->store_id != store_id;
   if (found.foreign || header->segment_id != id) return found;
@@ -116,6 +119,8 @@ class Window {
       : system_(system), file_(file), buffer_(kWindowBytes) {}
 
   bool allocated() const { return buffer_.data() != nullptr; }
+  // Why something could not be read, other than that it is not there.
+  const absl::Status& status() const { return status_; }
   // The bytes [offset, offset + bytes) of the file, until the next call; empty when they are not
   // there or cannot be read. `bytes` is less than the window by a block at least.
   ConstBytes At(uint64_t offset, uint64_t bytes) {
@@ -123,7 +128,9 @@ class Window {
     if (offset < begin_ || offset + bytes > end_) {
       begin_ = offset / kBlockBytes * kBlockBytes;
       end_ = std::min(begin_ + kWindowBytes, file_.bytes);
-      if (!ReadBlocks(system_, file_, begin_, end_ - begin_, buffer_.data()).ok()) {
+      const absl::Status read = ReadBlocks(system_, file_, begin_, end_ - begin_, buffer_.data());
+      if (!read.ok()) {
+        if (!absl::IsDataLoss(read)) status_.Update(read);
         begin_ = end_ = 0;
         return {};
       }
@@ -136,6 +143,7 @@ class Window {
   const SegmentFile& file_;
   kernels::AlignedBuffer buffer_;
   uint64_t begin_ = 0, end_ = 0;
+  absl::Status status_;
 };
 
 absl::StatusOr<RecordHeader> HeaderAt(Window& window, uint64_t offset) {
@@ -206,9 +214,10 @@ absl::Status RewriteSegmentHeader(System& system, const SegmentFile& file,
 absl::Status ReadBlocks(System& system, const SegmentFile& file, uint64_t offset, uint64_t bytes,
                         uint8_t* to) {
   uint64_t done = 0;
+  int retries = 0;
   while (done < bytes) {
     const int64_t count = system.Read(file.fd, to + done, bytes - done, offset + done);
-    if (count == -EINTR) continue;
+    if ((count == -EINTR || count == -EAGAIN) && ++retries <= kMaxRetries) continue;
     if (count < 0) return CallStatus(count, "read", file.path);
     const uint64_t whole = static_cast<uint64_t>(count) / kBlockBytes * kBlockBytes;
     if (whole == 0) {
@@ -274,11 +283,12 @@ absl::Status ScanSegment(System& system, const SegmentFile& file, const StoreId&
     const uint64_t header_bytes = HeaderBytes(header->meta.part_ends);
     const uint64_t payload_bytes = AlignUp(header->meta.payload_bytes, kBlockBytes);
     const bool whole = PayloadChecks(window, offset + header_bytes, *header);
+    if (!window.status().ok()) break;
     visit({offset, *header, whole});
     // What lies inside of a torn one may be whole.
     offset += header_bytes + (whole ? payload_bytes : 0);
   }
-  return absl::OkStatus();
+  return window.status();
 }
 
 absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& file,
@@ -292,6 +302,7 @@ absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& fi
       newest = std::max(newest, header->generation);
     }
   }
+  if (!window.status().ok()) return window.status();
   return newest;
 }
 

@@ -53,7 +53,8 @@ struct FoundSegment {
   std::shared_ptr<SegmentFile> file;
   // Whether the header names this store and file. Without it the generation is that of the records.
   bool header_ok = false;
-  bool foreign = false;  // the header checks and names another store
+  bool foreign = false;     // the header checks and names another store
+  bool unreadable = false;  // the device did not give the header
 };
 // Every file in `directory` with a segment's name, opened, in order of id; others are left alone.
 // `read_only`: for tools that change nothing.
@@ -67,7 +68,7 @@ std::optional<StoreId> StoreIdOfSegments(System& system, const std::string& dire
 
 // Visits the records of the file's generation in order, for when there is no footer. `whole` says
 // whether the payload is there and checks. Blocks that hold no header are stepped over: a write
-// that never finished may lie before one that did.
+// that never finished may lie before one that did. Unavailable: not all of the file can be read.
 struct ScannedRecord {
   uint64_t offset;
   const RecordHeader& header;  // with grain_filters when whole
@@ -77,7 +78,7 @@ using VisitRecord = absl::FunctionRef<void(const ScannedRecord& record)>;
 absl::Status ScanSegment(System& system, const SegmentFile& file, const StoreId& store_id,
                          VisitRecord visit);
 // The newest generation among the file's records, for when its header does not check; 0 without
-// any.
+// any. Unavailable as above.
 absl::StatusOr<uint64_t> ScanForGeneration(System& system, const SegmentFile& file,
                                            const StoreId& store_id);
 

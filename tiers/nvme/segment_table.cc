@@ -32,7 +32,8 @@ Segment& SegmentTable::AddRecovered(std::shared_ptr<SegmentFile> file, Segment::
   return segment;
 }
 
-void SegmentTable::AddForeign(const SegmentFile& file) {
+void SegmentTable::LeaveAlone(const SegmentFile& file) {
+  left_alone_.insert(file.id);
   next_id_ = std::max(next_id_, file.id + 1);
   used_bytes_ += file.bytes;
 }

@@ -57,8 +57,9 @@ class SegmentTable {
 
   // A segment of an earlier run. Its records are added by Count().
   Segment& AddRecovered(std::shared_ptr<SegmentFile> file, Segment::State state);
-  // A file that is not ours: its id is not given again, and its bytes count.
-  void AddForeign(const SegmentFile& file);
+  // A file that is not ours, or cannot be read: its id is not given again, and its bytes count.
+  void LeaveAlone(const SegmentFile& file);
+  bool IsLeftAlone(uint32_t id) const { return left_alone_.contains(id); }
   // Null when there is no such segment.
   Segment* Find(uint32_t id);
   // Its file is gone. Requires that nothing uses it.
@@ -118,7 +119,7 @@ class SegmentTable {
   const uint64_t clean_reserve_;          // segments to have ready, those included
   std::map<uint32_t, Segment> segments_;  // by id
   std::array<Segment*, kLifetimes> open_{};
-  std::set<uint32_t> clean_;
+  std::set<uint32_t> clean_, left_alone_;
   uint32_t next_id_ = 1;
   uint64_t used_bytes_ = 0;
   uint64_t clock_ = 0;

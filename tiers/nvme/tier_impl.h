@@ -106,7 +106,8 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   RecordId AddRecord(Segment& segment, const nvme::RecordEntry& entry);
   // `fingerprint` nullopt: whatever it is.
   void ReadRecord(ReadRequest request, std::optional<Fingerprint> fingerprint);
-  void FinishRead(RecordId id, uint32_t segment_id, absl::StatusOr<RecordMeta> meta, ReadDone done);
+  void FinishRead(RecordId id, const nvme::Place& place, absl::StatusOr<RecordMeta> meta,
+                  ReadDone done);
   void Forget(RecordId id);
   void NoteRecord(RecordId id, nvme::Note note);
   nvme::Place PlaceOf(const nvme::RecordIndex::Record& record);

@@ -216,7 +216,7 @@ void NvmeTier::Impl::ReadRecord(ReadRequest request, std::optional<Fingerprint> 
     if (progress && ready > before) post_([progress, ready] { progress(ready); });
     return status;
   };
-  transfer->finished = [this, check, id = request.record, segment_id = segment.file->id,
+  transfer->finished = [this, check, id = request.record, place = PlaceOf(record),
                         done = std::move(request.done)](absl::Status status) mutable {
     absl::StatusOr<RecordMeta> meta = absl::UnknownError("not read");
     if (status.ok()) {
@@ -224,27 +224,27 @@ void NvmeTier::Impl::ReadRecord(ReadRequest request, std::optional<Fingerprint> 
     } else {
       meta = std::move(status);
     }
-    post_([self = shared_from_this(), id, segment_id, meta = std::move(meta),
+    post_([self = shared_from_this(), id, place, meta = std::move(meta),
            done = std::move(done)]() mutable {
-      self->FinishRead(id, segment_id, std::move(meta), std::move(done));
+      self->FinishRead(id, place, std::move(meta), std::move(done));
     });
   };
   io_->Submit(std::move(transfer));
 }
 
-void NvmeTier::Impl::FinishRead(RecordId id, uint32_t segment_id, absl::StatusOr<RecordMeta> meta,
-                                ReadDone done) {
+void NvmeTier::Impl::FinishRead(RecordId id, const nvme::Place& place,
+                                absl::StatusOr<RecordMeta> meta, ReadDone done) {
   --queued_reads_;
-  --segments_->Find(segment_id)->reads;  // it was not reclaimed while this read was under way
+  --segments_->Find(place.segment_id)->reads;  // it was not reclaimed while this read was under way
   const absl::Status& status = meta.status();
   if (status.ok()) {
     stats_.read_bytes += meta->payload_bytes;
     health_.Note(status, Clock::now());
   } else if (absl::IsDataLoss(status)) {
     ++stats_.corrupt_records;
-    // While it is being written once more it may have moved already.
+    // It may have moved meanwhile, or been erased and its id given to another.
     const nvme::RecordIndex::Record* record = index_.Find(id);
-    if (record != nullptr && record->segment_id == segment_id) Erase(id);
+    if (record != nullptr && PlaceOf(*record) == place) Erase(id);
   } else if (!stopped_) {
     ++stats_.read_errors;
     health_.Note(absl::UnavailableError(status.message()), Clock::now());

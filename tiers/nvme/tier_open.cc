@@ -105,19 +105,16 @@ absl::Status NvmeTier::Impl::LoadSegments(CountVisitor expect, RecordVisitor vis
   if (!read.ok() && !absl::IsDataLoss(read.status())) return read.status();
   findings.index_damaged = !read.ok();
   if (read.ok()) notes = *std::move(read);
-  std::vector<nvme::FoundSegment> foreign;
+  std::vector<nvme::FoundSegment> left_alone;
   const bool damaged = findings.index_damaged;
   absl::Status status = nvme::RecoverSegments(
       system_, directory_.store_id(), indexed && !damaged ? store_.get() : nullptr,
       directory_.superblock().closed, found_, expect,
       [&](nvme::RecoveredSegment& segment) { AddRecovered(segment, notes, visit, findings); },
-      foreign, findings);
+      left_alone, findings);
   found_.clear();
   if (!status.ok()) return status;
-  for (const nvme::FoundSegment& segment : foreign) {
-    spdlog::warn("{} is of another store and left alone", segment.file->path);
-    segments_->AddForeign(*segment.file);
-  }
+  for (const nvme::FoundSegment& segment : left_alone) segments_->LeaveAlone(*segment.file);
   if (!damaged && !findings.index_damaged) return CleanIndex(notes, findings, indexed);
   indexed = false;
   store_.reset();
@@ -140,7 +137,7 @@ absl::Status NvmeTier::Impl::CleanIndex(const nvme::Notes& notes,
   for (const auto& [place, note] : notes) {
     const Segment* segment = segments_->Find(place.segment_id);
     if (segment == nullptr) {
-      stale.noted.push_back(place.segment_id);
+      if (!segments_->IsLeftAlone(place.segment_id)) stale.noted.push_back(place.segment_id);
     } else if (segment->file->generation == place.generation &&
                segment->state != Segment::State::kSealed &&
                place.offset >= segment->append_offset) {

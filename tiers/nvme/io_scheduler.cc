@@ -22,12 +22,6 @@ namespace {
 
 using Clock = IoQueue::Clock;
 
-// A request that is refused for now, or moves less than a block, is given up after this many
-// attempts without progress.
-constexpr uint32_t kMaxRetries = 64;
-
-bool IsTransient(int64_t result) { return result == -EINTR || result == -EAGAIN; }
-
 // No space stays what it is; whatever else the device says is Unavailable, for the record may be
 // fine.
 absl::Status IoFailure(int64_t error, const std::string& what) {

@@ -21,8 +21,6 @@ namespace terrace::nvme {
 namespace {
 
 constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
-// A read that is refused for now is given up after this many attempts.
-constexpr int kMaxRetries = 64;
 
 absl::Status CallStatus(int64_t result, const char* call, const std::string& path) {
   if (result >= 0) return absl::OkStatus();
@@ -35,14 +33,15 @@ absl::Status WriteHeader(System& system, const SegmentFile& file, const StoreId&
     return absl::ResourceExhaustedError("no memory for a segment header");
   EncodeSegmentHeader({store_id, file.id, file.generation, file.bytes},
                       {block.data(), kBlockBytes});
-  const int64_t written = system.Write(file.fd, block.data(), kBlockBytes, 0);
+  const int64_t written =
+      Persist([&] { return system.Write(file.fd, block.data(), kBlockBytes, 0); });
   if (written >= 0 && written != static_cast<int64_t>(kBlockBytes)) {
     return absl::UnavailableError(absl::StrCat("short write to ", file.path));
   }
   absl::Status status = CallStatus(written, "write", file.path);
   if (!status.ok()) return status;
   system.Step("segment.header_written");
-  return CallStatus(system.Sync(file.fd), "fdatasync", file.path);
+  return CallStatus(Persist([&] { return system.Sync(file.fd); }), "fdatasync", file.path);
 }
 
 std::string DirectoryOf(const std::string& path) {
@@ -189,7 +188,7 @@ absl::Status CreateSegmentFile(System& system, SegmentFile& file, const StoreId&
   absl::Status status = OpenDirect(system, file, O_RDWR | O_CREAT | O_TRUNC);
   system.Step("segment.created");
   if (status.ok()) {
-    int result = system.Allocate(file.fd, file.bytes);
+    int result = Persist([&] { return system.Allocate(file.fd, file.bytes); });
     // Where a file system cannot allocate ahead, the length alone is set and a full disk shows at
     // the writes.
     if (result == -EOPNOTSUPP) result = system.Truncate(file.fd, file.bytes);
@@ -199,8 +198,8 @@ absl::Status CreateSegmentFile(System& system, SegmentFile& file, const StoreId&
   if (status.ok()) status = WriteHeader(system, file, store_id);
   system.Step("segment.header_synced");
   if (status.ok()) {
-    status =
-        CallStatus(system.SyncDirectory(DirectoryOf(file.path)), "fsync directory of", file.path);
+    const int synced = Persist([&] { return system.SyncDirectory(DirectoryOf(file.path)); });
+    status = CallStatus(synced, "fsync directory of", file.path);
   }
   if (!status.ok() && file.fd >= 0) system.Unlink(file.path);
   return status;
@@ -214,10 +213,9 @@ absl::Status RewriteSegmentHeader(System& system, const SegmentFile& file,
 absl::Status ReadBlocks(System& system, const SegmentFile& file, uint64_t offset, uint64_t bytes,
                         uint8_t* to) {
   uint64_t done = 0;
-  int retries = 0;
   while (done < bytes) {
-    const int64_t count = system.Read(file.fd, to + done, bytes - done, offset + done);
-    if ((count == -EINTR || count == -EAGAIN) && ++retries <= kMaxRetries) continue;
+    const int64_t count =
+        Persist([&] { return system.Read(file.fd, to + done, bytes - done, offset + done); });
     if (count < 0) return CallStatus(count, "read", file.path);
     const uint64_t whole = static_cast<uint64_t>(count) / kBlockBytes * kBlockBytes;
     if (whole == 0) {

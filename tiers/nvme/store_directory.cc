@@ -62,7 +62,7 @@ absl::StatusOr<Superblock> ReadSuperblock(System& system, const std::string& pat
   if (fd < 0) return Failed(-fd, "open", path);
   absl::Cleanup close_fd = [fd] { close(fd); };
   std::array<uint8_t, kBlockBytes> block{};
-  const int64_t count = system.Read(fd, block.data(), block.size(), 0);
+  const int64_t count = Persist([&] { return system.Read(fd, block.data(), block.size(), 0); });
   if (count < 0)
     return absl::DataLossError(Failed(static_cast<int>(-count), "read", path).message());
   absl::StatusOr<Superblock> superblock =
@@ -109,7 +109,7 @@ absl::StatusOr<StoreDirectory> StoreDirectory::Open(System& system, const std::s
     }
   }
   if (!status.ok()) return status;
-  const int synced = system.SyncDirectory(path);
+  const int synced = Persist([&] { return system.SyncDirectory(path); });
   if (synced < 0) return Failed(-synced, "fsync", path);
   return directory;
 }
@@ -241,10 +241,11 @@ absl::Status StoreDirectory::WriteSuperblock(const WriteBudget::Saved& budget, b
   absl::Cleanup close_fd = [fd] { close(fd); };
   system_->Step("superblock.opened");
   // In place: the other copy is whole whatever becomes of this one.
-  const int64_t written = system_->Write(fd, block.data(), block.size(), 0);
+  const int64_t written =
+      Persist([&] { return system_->Write(fd, block.data(), block.size(), 0); });
   if (written < 0) return Failed(static_cast<int>(-written), "write", path);
   system_->Step("superblock.written");
-  const int synced = system_->Sync(fd);
+  const int synced = Persist([&] { return system_->Sync(fd); });
   if (synced < 0) return Failed(-synced, "fdatasync", path);
   if (written != static_cast<int64_t>(block.size())) {
     return absl::UnavailableError(absl::StrCat("short write to ", path));

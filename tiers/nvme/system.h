@@ -6,6 +6,7 @@
 // call does, but -errno instead of -1. Any thread.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,6 +15,18 @@
 #include "tiers/nvme/io_engine.h"
 
 namespace terrace::nvme {
+
+// The system asks for the same call again, which is given up after so many attempts without
+// progress.
+inline constexpr uint32_t kMaxRetries = 64;
+inline bool IsTransient(int64_t result) { return result == -EINTR || result == -EAGAIN; }
+// What a blocking call says in the end.
+template <typename Call>
+auto Persist(Call&& call) {
+  auto result = call();
+  for (uint32_t i = 0; i < kMaxRetries && IsTransient(result); ++i) result = call();
+  return result;
+}
 
 class System {
  public:

@@ -55,6 +55,13 @@ int RunPin(const GlobalOptions& options, const std::vector<std::string>& keys, b
 int RunFlush(const GlobalOptions& options, double timeout_s);
 int RunVerify(const GlobalOptions& options);
 
+struct StoreInspectOptions {
+  std::string directory;
+  bool records = false;  // each of them, too
+};
+// Needs no daemon, and none may serve the directory.
+int RunStoreInspect(const GlobalOptions& options, const StoreInspectOptions& inspect);
+
 int RunConfigCheck(const GlobalOptions& options, const std::string& path);
 struct ConfigShowOptions {
   std::string path;        // empty: the defaults

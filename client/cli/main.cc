@@ -17,6 +17,7 @@ constexpr char kFooter[] = R"(Examples:
   terrace show 3fa9c1                     one object, by any unique prefix of its key
   terrace pin 3fa9c1 && terrace flush     keep it, and wait until it is on disk
   terrace verify                          read everything back and compare checksums
+  terrace store inspect /var/lib/terrace/nvme   what lies on disk, while no daemon runs
   terrace config check terrace.toml       would terraced accept this file?
   terrace config show --effective         what a daemon without a file would run with
   terrace status --json | jq .tiers       every command speaks JSON
@@ -35,6 +36,7 @@ struct Arguments {
   ListOptions list;
   std::vector<std::string> keys;
   double flush_timeout_s = 60;
+  StoreInspectOptions store_inspect;
   ConfigShowOptions config_show;
   std::string config_file;
 };
@@ -106,6 +108,21 @@ void AddMaintenance(CLI::App& app, Arguments& args, Action& action) {
       ->callback([&] { action = [&] { return RunVerify(args.global); }; });
 }
 
+void AddStore(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* store = app.add_subcommand("store", "Look at the files of a store, without a daemon");
+  store->require_subcommand(1);
+  CLI::App* inspect = store->add_subcommand(
+      "inspect",
+      "List segments, generations, live and dead bytes, and compare every checksum. Changes "
+      "nothing; no daemon may serve the store. Exit 4 and list what is wrong, by file and offset, "
+      "when anything is");
+  inspect->add_option("DIR", args.store_inspect.directory, "nvme.directory of the daemon")
+      ->required();
+  inspect->add_flag("--records", args.store_inspect.records, "List every record, too");
+  inspect->callback(
+      [&] { action = [&] { return RunStoreInspect(args.global, args.store_inspect); }; });
+}
+
 void AddConfig(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* config = app.add_subcommand("config", "Check and show configuration files");
   config->require_subcommand(1);
@@ -136,6 +153,7 @@ int Main(int argc, char** argv) {
   AddObserving(app, args, action);
   AddObjects(app, args, action);
   AddMaintenance(app, args, action);
+  AddStore(app, args, action);
   AddConfig(app, args, action);
   app.footer(kFooter);
   try {

@@ -1,6 +1,4 @@
 // terrace flush, verify: the long-running ones, with progress on stderr when it is a terminal.
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -9,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
+#include "client/cli/progress.h"
 #include "client/json_writer.h"
 
 namespace terrace::cli {
@@ -17,19 +16,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds kShortestWait{50};
 constexpr std::chrono::microseconds kLongestWait{20000};
-
-// One line on stderr, rewritten in place; erased when it goes away.
-class Progress {
- public:
-  Progress() : on_(isatty(STDERR_FILENO) == 1) {}
-  ~Progress() { Show(""); }
-  void Show(const std::string& line) {
-    if (on_) std::fprintf(stderr, "\r\033[K%s", line.c_str());
-  }
-
- private:
-  bool on_;
-};
 
 uint64_t ElapsedMs(Clock::time_point start) {
   return static_cast<uint64_t>(

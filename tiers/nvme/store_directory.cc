@@ -54,8 +54,8 @@ bool HasSegments(const std::string& directory) {
   return false;
 }
 
-// One copy. NotFound when there is none, FailedPrecondition for another version, DataLoss when it
-// does not check.
+}  // namespace
+
 absl::StatusOr<Superblock> ReadSuperblock(System& system, const std::string& path) {
   const int fd = system.Open(path, O_RDONLY);
   if (fd == -ENOENT) return absl::NotFoundError(path);
@@ -71,8 +71,6 @@ absl::StatusOr<Superblock> ReadSuperblock(System& system, const std::string& pat
   return absl::Status(superblock.status().code(),
                       absl::StrCat(path, ": ", std::string(superblock.status().message())));
 }
-
-}  // namespace
 
 StoreDirectory::StoreDirectory(StoreDirectory&& other) noexcept { *this = std::move(other); }
 
@@ -145,7 +143,8 @@ absl::Status StoreDirectory::Lock(bool shared) {
     std::array<char, 32> holder{};
     const ssize_t count = pread(lock_fd_, holder.data(), holder.size() - 1, 0);
     return absl::FailedPreconditionError(absl::StrCat(
-        "nvme directory ", path_, " is in use by process ", count > 0 ? holder.data() : "unknown"));
+        "nvme directory ", path_, " is in use by process ", count > 0 ? holder.data() : "unknown",
+        shared ? "; a store is looked at while no daemon serves it" : ""));
   }
   if (shared) return absl::OkStatus();
   const std::string pid = absl::StrCat(getpid());

@@ -12,6 +12,10 @@
 
 namespace terrace::nvme {
 
+// One copy. NotFound when there is none, FailedPrecondition for another version, DataLoss when it
+// does not check.
+absl::StatusOr<Superblock> ReadSuperblock(System& system, const std::string& path);
+
 // Holds the directory's lock for as long as it lives.
 class StoreDirectory {
  public:

@@ -55,7 +55,8 @@ std::string DiskOf(const std::string& path) {
 
 // Four significant digits without an exponent for the sizes that occur.
 std::string Short(double value) {
-  return absl::StrFormat(value >= 1000 ? "%.0f" : value >= 100 ? "%.1f" : "%.3g", value);
+  if (value >= 1000) return absl::StrFormat("%.0f", value);
+  return value >= 100 ? absl::StrFormat("%.1f", value) : absl::StrFormat("%.3g", value);
 }
 
 }  // namespace

@@ -231,6 +231,9 @@ int RunStoreInspect(const GlobalOptions& options, const StoreInspectOptions& ins
           progress.Show(absl::StrCat("checking: ", HumanBytes(done), " of ", HumanBytes(total)));
         });
   }
+  if (absl::IsUnavailable(report.status())) {  // of the disk: no daemon was asked
+    report = absl::InternalError(report.status().message());
+  }
   if (!report.ok()) return Fail(options, "store inspect", report.status());
   if (options.json) {
     PrintJson(*report, inspect.records);

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -142,6 +143,39 @@ def test_a_flipped_bit_is_found_where_it_is(copy, where):
     text = terrace("store", "inspect", str(copy))
     assert text.returncode == CORRUPT
     assert f"problem {file} at {found}: " in text.stdout
+
+
+def test_a_damaged_footer_is_found_without_an_index_too(copy):
+    file, _ = a_record(inspect(copy))
+    shutil.rmtree(copy / "index")
+    at = (copy / file).stat().st_size - BLOCK
+    flip(copy / file, at + 40)
+    assert places(inspect(copy, CORRUPT)) == places(reader.Store(copy).as_dict()) == {(file, at)}
+
+
+def test_a_header_of_an_earlier_generation_than_its_row_is_named(copy):
+    """The write of a header that was lost: what the index says of the file is still served."""
+    before = inspect(copy)
+    segment = next(segment for segment in before["segments"]
+                   if segment["generation"] > 1 and segment["row"] and segment["live_records"])
+    path = copy / "segments" / segment["file"]
+    with open(path, "r+b") as file:
+        block = bytearray(file.read(BLOCK))
+        block[40:48] = (segment["generation"] - 1).to_bytes(8, "little")
+        block[12:16] = bytes(4)
+        block[12:16] = reader.crc32c(bytes(block)).to_bytes(4, "little")
+        file.seek(0)
+        file.write(block)
+    after = inspect(copy, CORRUPT)
+    assert places(after) == {(f"segments/{segment['file']}", 0)}
+    assert records_of(after) == records_of(before)
+
+
+def test_a_store_of_more_segments_than_the_process_may_open(stopped):
+    command = [str(BUILD_DIR / "terrace"), "store", "inspect", str(stopped)]
+    limited = subprocess.run(["bash", "-c", 'ulimit -S -n 12 && exec "$@"', "bash", *command],
+                             capture_output=True, text=True, timeout=60)
+    assert limited.returncode == OK, limited.stderr
 
 
 @pytest.mark.parametrize("name", ["superblock", "superblock.copy"])

@@ -269,8 +269,9 @@ class Store:
             if segment_id != segment.id:
                 raise Unreadable(f"header of segment {segment_id}")
             segment.generation = generation
-            if len(segment.data) < length:
-                self.problems.append((segment.file, len(segment.data), f"ends; it had {length}"))
+            if len(segment.data) != length:
+                self.problems.append((segment.file, min(len(segment.data), length),
+                                      f"{len(segment.data)} bytes, its header says {length}"))
         except Unreadable as error:
             self.problems.append((segment.file, 0, str(error)))
             generations = []
@@ -313,7 +314,8 @@ class Store:
                 record.state = "unnamed"
         for record in named:
             there = records.get(record.offset)
-            if there is None or there.thing.key != record.thing.key:
+            if there is None or (there.thing.key, there.sequence) != (record.thing.key,
+                                                                      record.sequence):
                 record.state = "damaged"
                 records[record.offset] = record
                 self.problems.append((segment.file, record.offset, "no such record"))

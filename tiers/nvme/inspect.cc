@@ -39,6 +39,7 @@ class Inspection {
   }
   absl::Status Inspect(const FoundSegment& found);
   absl::Status CheckHeader(const FoundSegment& found, const std::string& name);
+  bool HasDamagedFooter(const SegmentFile& file);
   // What the segment's row or footer says is in it; nullopt: ask the records.
   std::optional<std::string> NamedEntries(const SegmentFile& file, const std::string& name,
                                           InspectedSegment& segment);
@@ -76,7 +77,12 @@ void Inspection::ReadIndex() {
     return;
   }
   const auto store_id = (*index)->store_id();
-  report_.index_complete = store_id.ok() && *store_id == directory_.store_id();
+  if (!store_id.ok() || (store_id->has_value() && *store_id != directory_.store_id())) {
+    Report("index", 0,
+           store_id.ok() ? "of another store" : std::string(store_id.status().message()));
+    return;
+  }
+  report_.index_complete = store_id->has_value();
   absl::Status status =
       (*index)->ForEachRow(kSegmentRowPrefix, [&](std::string_view key, std::string_view value) {
         ++report_.rows;
@@ -153,8 +159,17 @@ absl::Status Inspection::CheckHeader(const FoundSegment& found, const std::strin
   absl::Status read = ReadBlocks(system_, file, 0, kBlockBytes, block.data());
   absl::StatusOr<SegmentHeader> header = DecodeSegmentHeader({block.data(), kBlockBytes});
   if (read.ok() && header.ok() && found.header_ok) {
-    if (file.bytes < header->segment_bytes) {
-      Report(name, file.bytes, absl::StrCat("the file ends: it had ", header->segment_bytes));
+    if (file.bytes != header->segment_bytes) {
+      Report(name, std::min(file.bytes, header->segment_bytes),
+             absl::StrCat("the file has ", file.bytes, " bytes, its header says ",
+                          header->segment_bytes));
+    }
+    const auto row = rows_.find(file.id);
+    if (row != rows_.end() && row->second.row.generation > file.generation) {
+      Report(name, 0,
+             absl::StrCat("the header is of generation ", file.generation, ", the index ",
+                          row->second.row.generation));
+      file.generation = row->second.row.generation;
     }
     return absl::OkStatus();
   }
@@ -165,6 +180,15 @@ absl::Status Inspection::CheckHeader(const FoundSegment& found, const std::strin
   const auto row = rows_.find(file.id);
   file.generation = std::max(*newest, row == rows_.end() ? 1 : row->second.row.generation);
   return absl::OkStatus();
+}
+
+// Its last block begins as a footer and does not check, so that it may be one of this generation.
+bool Inspection::HasDamagedFooter(const SegmentFile& file) {
+  kernels::AlignedBuffer block(kBlockBytes);
+  if (block.data() == nullptr || file.bytes < 2 * kBlockBytes) return false;
+  const ConstBytes bytes{block.data(), kBlockBytes};
+  return ReadBlocks(system_, file, file.bytes - kBlockBytes, kBlockBytes, block.data()).ok() &&
+         BeginsAsFooter(bytes) && !DecodeFooterBlock(bytes).ok();
 }
 
 std::optional<std::string> Inspection::NamedEntries(const SegmentFile& file,
@@ -185,7 +209,7 @@ std::optional<std::string> Inspection::NamedEntries(const SegmentFile& file,
   const bool row_sealed = row != nullptr && row->row.append_offset == 0;
   if (segment.footer || row_sealed) segment.state = InspectedSegment::State::kSealed;
   // A footer that names this generation was whole once, and so was one of a row that is sealed.
-  if (!segment.footer && (row_sealed || last.ok())) {
+  if (!segment.footer && (row_sealed || last.ok() || HasDamagedFooter(file))) {
     Report(name, file.bytes - std::min(file.bytes, kBlockBytes),
            absl::StrCat("footer: ", std::string(footer.status().message())));
   }
@@ -221,7 +245,8 @@ absl::Status Inspection::CheckRecords(const SegmentFile& file, const std::string
       break;
     }
     auto [record, missing] = records.try_emplace(entry.offset);
-    const bool other = !missing && record->second.meta.key != entry.meta.key;
+    const bool other = !missing && (record->second.meta.key != entry.meta.key ||
+                                    record->second.sequence != entry.sequence);
     if (missing || other) {
       record->second = {State::kDamaged, entry.offset, entry.header_bytes, entry.sequence,
                         entry.meta};
@@ -260,10 +285,18 @@ absl::StatusOr<StoreReport> InspectStore(System& system, const std::string& dire
                                          absl::FunctionRef<void(uint64_t, uint64_t)> progress) {
   const absl::StatusOr<StoreDirectory> opened = StoreDirectory::OpenReadOnly(system, directory);
   if (!opened.ok()) return opened.status();
+  uint64_t files = 0;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entries(opened->segments(), error), end;
+       !error && entries != end; entries.increment(error)) {
+    ++files;
+  }
+  absl::Status status = AllowSegments(files);
+  if (!status.ok()) return status;
   Inspection inspection(system, *opened, directory);
   inspection.ReadSuperblocks();
   inspection.ReadIndex();
-  absl::Status status = inspection.ReadSegments(progress);
+  status = inspection.ReadSegments(progress);
   if (!status.ok()) return status;
   return inspection.Take();
 }

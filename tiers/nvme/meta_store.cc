@@ -79,7 +79,10 @@ absl::StatusOr<std::unique_ptr<MetaStore>> MetaStore::Open(System& system,
   if (!fault.ok()) return fault;
   rocksdb::DB* db = nullptr;
   rocksdb::Options options = DatabaseOptions();
-  if (read_only) options.info_log = std::make_shared<NoLog>();
+  if (read_only) {
+    options.info_log = std::make_shared<NoLog>();
+    options.create_if_missing = false;
+  }
   const rocksdb::Status status = read_only ? rocksdb::DB::OpenForReadOnly(options, directory, &db)
                                            : rocksdb::DB::Open(options, directory, &db);
   if (!status.ok()) return FromRocks(status, "open");

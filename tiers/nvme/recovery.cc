@@ -61,7 +61,11 @@ absl::Status SegmentRecovery::FromRow(const FoundSegment* found, std::string_vie
     return absl::OkStatus();
   }
   if (found->unreadable) return absl::OkStatus();
-  if (!found->header_ok) {
+  // A header is synced before any row of its generation: an earlier one is not the last there was.
+  const bool header_ok = found->header_ok && found->file->generation >= row->generation;
+  if (!header_ok) {
+    spdlog::warn("{}: its header does not check, or is of an earlier generation than its row",
+                 found->file->path);
     // The row is a witness, and the records are: it may be from before the file was used again.
     absl::StatusOr<uint64_t> newest = ScanForGeneration(system_, *found->file, store_id_);
     if (absl::IsUnavailable(newest.status())) return absl::OkStatus();
@@ -73,7 +77,7 @@ absl::Status SegmentRecovery::FromRow(const FoundSegment* found, std::string_vie
   RecoveredSegment segment;
   segment.file = found->file;
   segment.sealed = sealed;
-  segment.resumable = !sealed && found->header_ok;
+  segment.resumable = !sealed && header_ok;
   segment.append_offset = row->append_offset;
   segment.entries = value;
   covered.insert(found->file->id);

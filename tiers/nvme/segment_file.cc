@@ -1,6 +1,7 @@
 #include "tiers/nvme/segment_file.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@ namespace terrace::nvme {
 
 namespace {
 
+constexpr uint64_t kSpareDescriptors = 256;  // beside one a segment
 constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
 absl::Status CallStatus(int64_t result, const char* call, const std::string& path) {
@@ -182,6 +184,21 @@ absl::Status ErrnoStatus(int error, const std::string& what) {
     default:
       return absl::ErrnoToStatus(error, what);
   }
+}
+
+absl::Status AllowSegments(uint64_t segments) {
+  const uint64_t needed = segments + kSpareDescriptors;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return ErrnoStatus(errno, "getrlimit");
+  if (limit.rlim_cur >= needed) return absl::OkStatus();
+  if (limit.rlim_max < needed) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the NVMe tier needs ", needed, " file descriptors and this process may open ",
+                     limit.rlim_max, ": raise the limit (ulimit -n), or nvme.segment_size"));
+  }
+  limit.rlim_cur = needed;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return ErrnoStatus(errno, "setrlimit");
+  return absl::OkStatus();
 }
 
 absl::Status CreateSegmentFile(System& system, SegmentFile& file, const StoreId& store_id) {

@@ -43,6 +43,10 @@ struct SegmentFile {
 // an I/O error Unavailable.
 absl::Status ErrnoStatus(int error, const std::string& what);
 
+// Every segment keeps a descriptor open: raises the process's limit for so many.
+// FailedPrecondition when it may not be raised as far.
+absl::Status AllowSegments(uint64_t segments);
+
 // Makes the name durable and the space certain: create, allocate, header, fdatasync, fsync of the
 // directory. On failure nothing is left behind. ResourceExhausted when there is no space.
 absl::Status CreateSegmentFile(System& system, SegmentFile& file, const StoreId& store_id);

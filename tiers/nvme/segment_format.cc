@@ -191,6 +191,11 @@ absl::StatusOr<Footer> DecodeFooterBlock(ConstBytes block) {
   return footer;
 }
 
+bool BeginsAsFooter(ConstBytes block) {
+  return block.size() >= kFooterMagic.size() &&
+         std::memcmp(block.data(), kFooterMagic.data(), kFooterMagic.size()) == 0;
+}
+
 absl::Status CheckEntries(const Footer& footer, std::string_view entries) {
   if (entries.size() == footer.entries_bytes &&
       kernels::Crc32c(entries.data(), entries.size()) == footer.entries_crc) {

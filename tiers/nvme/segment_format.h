@@ -66,6 +66,7 @@ uint64_t FooterBytes(uint64_t entries_bytes);
 // Entries and last block; `to` has FooterBytes(entries.size()). Fills in lengths and checksum.
 void EncodeFooter(Footer footer, std::string_view entries, Bytes to);
 absl::StatusOr<Footer> DecodeFooterBlock(ConstBytes block);  // DataLoss
+bool BeginsAsFooter(ConstBytes block);                       // whether or not it checks
 absl::Status CheckEntries(const Footer& footer, std::string_view entries);
 
 // Rows of the index, RocksDB. Of a sealed segment: what its footer says. Of one that is not, when

@@ -144,7 +144,7 @@ absl::Status StoreDirectory::Lock(bool shared) {
     const ssize_t count = pread(lock_fd_, holder.data(), holder.size() - 1, 0);
     return absl::FailedPreconditionError(absl::StrCat(
         "nvme directory ", path_, " is in use by process ", count > 0 ? holder.data() : "unknown",
-        shared ? "; a store is looked at while no daemon serves it" : ""));
+        shared ? "; stop it first: a store is looked at while no daemon serves it" : ""));
   }
   if (shared) return absl::OkStatus();
   const std::string pid = absl::StrCat(getpid());

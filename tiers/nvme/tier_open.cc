@@ -1,5 +1,4 @@
 // Bringing a store up and down.
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,8 +11,6 @@
 namespace terrace {
 
 namespace {
-
-constexpr uint64_t kSpareDescriptors = 256;  // beside one a segment
 
 absl::Status CheckOptions(const NvmeOptions& options) {
   const auto bad = [](const char* field, uint64_t value, const char* accepted) {
@@ -37,22 +34,6 @@ absl::Status CheckOptions(const NvmeOptions& options) {
   return absl::OkStatus();
 }
 
-// Every segment keeps a descriptor open.
-absl::Status RaiseDescriptorLimit(const NvmeOptions& options) {
-  const uint64_t needed = options.capacity_bytes / options.segment_bytes + kSpareDescriptors;
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return nvme::ErrnoStatus(errno, "getrlimit");
-  if (limit.rlim_cur >= needed) return absl::OkStatus();
-  if (limit.rlim_max < needed) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the NVMe tier needs ", needed, " file descriptors and this process may open ",
-                     limit.rlim_max, ": raise the limit (ulimit -n), or nvme.segment_size"));
-  }
-  limit.rlim_cur = needed;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return nvme::ErrnoStatus(errno, "setrlimit");
-  return absl::OkStatus();
-}
-
 uint64_t WallClockUs() { return static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())); }
 
 }  // namespace
@@ -64,7 +45,7 @@ NvmeTier::Impl::Impl(NvmeOptions options, PostFn post)
 
 absl::Status NvmeTier::Impl::Open() {
   absl::Status status = CheckOptions(options_);
-  if (status.ok()) status = RaiseDescriptorLimit(options_);
+  if (status.ok()) status = nvme::AllowSegments(options_.capacity_bytes / options_.segment_bytes);
   if (!status.ok()) return status;
   auto directory = nvme::StoreDirectory::Open(system_, options_.directory, options_.segment_bytes);
   if (!directory.ok()) return directory.status();

@@ -297,6 +297,26 @@ TEST_F(RecoveryTest, RecordsOfAnEarlierGenerationStayForgotten) {
   ExpectAllBut({});
 }
 
+// The disk lost the header that began a generation, and kept the records and rows that followed.
+TEST_F(RecoveryTest, AHeaderOlderThanItsRowIsNotBelieved) {
+  options_.capacity_bytes = 2 * options_.segment_bytes;
+  Open();
+  for (uint64_t seed : {101, 102}) Erase(MustWrite(MakeObject(seed, 3, 500 * kKiB)));
+  const auto first_file = SegmentFiles()[0];
+  std::vector<char> header(kBlock);
+  std::ifstream(first_file).read(header.data(), kBlock);
+  objects_.push_back(MakeObject(1, 6, 500 * kKiB));  // does not fit behind them
+  objects_.push_back(MakeObject(2, 6, 200 * kKiB));  // nor this behind that: the first file again
+  for (const TestObject& object : objects_) MustWrite(object);
+  tier_.reset();
+  std::fstream(first_file, std::ios::in | std::ios::out).write(header.data(), kBlock);
+  for (int start = 0; start < 2; ++start) {
+    Reopen();
+    EXPECT_EQ(Records().size(), objects_.size());
+    ExpectAllBut({});
+  }
+}
+
 TEST_F(RecoveryTest, OtherFilesAreLeftAlone) {
   StoreAndClose(2);
   const std::string stranger = options_.directory + "/segments/notes.txt";

@@ -274,6 +274,7 @@ TEST_F(CacheServiceTest, VerifyFindsBytesThatAClientSpoiled) {
   const SessionId session = Connect(1);
   Store(session, Key(1), 5);
   Store(session, Key(2), 6);
+  ASSERT_TRUE(loop_.RunUntil([&] { return service_->Flush(session)->pending_objects == 0; }));
   const AcquireReply lease = AcquireKey(session, Key(2));
   Memory(session, lease.results[0].offset)[100] ^= 1;
   uint64_t cursor = 0, checked = 0, corrupt = 0;

@@ -250,7 +250,11 @@ absl::Status StoreDirectory::WriteSuperblock(const WriteBudget::Saved& budget, b
     return absl::UnavailableError(absl::StrCat("short write to ", path));
   }
   system_->Step("superblock.synced");
-  superblock_ = next;
+  // Not the store id: other threads read it.
+  superblock_.epoch = next.epoch;
+  superblock_.budget_bytes = next.budget_bytes;
+  superblock_.budget_time_us = next.budget_time_us;
+  superblock_.closed = next.closed;
   return absl::OkStatus();
 }
 

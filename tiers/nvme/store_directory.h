@@ -34,7 +34,7 @@ class StoreDirectory {
   StoreDirectory& operator=(StoreDirectory&& other) noexcept;
   ~StoreDirectory();
 
-  const StoreId& store_id() const { return superblock_.store_id; }
+  const StoreId& store_id() const { return superblock_.store_id; }  // any thread
   const Superblock& superblock() const { return superblock_; }  // as it was read
   // What was wrong with the superblocks and has been mended; empty: nothing.
   const std::string& finding() const { return finding_; }

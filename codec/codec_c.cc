@@ -1,0 +1,112 @@
+#include "codec/codec_c.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "codec/chunk_codec.h"
+
+using terrace::codec::Encoder;
+using terrace::codec::KvShape;
+
+struct terrace_codec {
+  std::shared_ptr<const Encoder> encoder;
+};
+
+namespace {
+
+thread_local std::string last_error;
+
+int Code(const absl::Status& status) {
+  if (!status.ok()) last_error = std::string(status.message());
+  return static_cast<int>(status.code());
+}
+
+// Runs body, which returns a status; what it throws (memory) becomes one.
+template <typename Body>
+int Guarded(Body body) {
+  try {
+    return Code(body());
+  } catch (const std::exception& error) {
+    return Code(absl::ResourceExhaustedError(error.what()));
+  }
+}
+
+absl::Status Decode(const terrace_codec* codec, std::span<const uint8_t> container, uint8_t* kv,
+                    size_t kv_bytes) {
+  absl::StatusOr<terrace::codec::ParsedChunk> chunk = terrace::codec::ParseHeader(container);
+  if (!chunk.ok()) return chunk.status();
+  const KvShape& shape = chunk->header.shape;
+  uint64_t bytes = 0;
+  for (uint32_t s = 0; s < shape.Sections(); ++s) bytes += shape.SectionBytes(s);
+  if (bytes != kv_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv_bytes is ", kv_bytes, "; must be ", bytes, " for this container"));
+  }
+  for (uint32_t s = 0; s < shape.Sections(); ++s) {
+    if (absl::Status status = terrace::codec::DecodeSection(
+            container, *chunk, codec == nullptr ? nullptr : &codec->encoder->profile(), s, kv);
+        !status.ok()) {
+      return status;
+    }
+    kv += shape.SectionBytes(s);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int terrace_codec_open(const void* profile, size_t bytes, terrace_codec** codec) {
+  return Guarded([&]() -> absl::Status {
+    auto parsed = terrace::codec::Profile::Parse({static_cast<const uint8_t*>(profile), bytes});
+    if (!parsed.ok()) return parsed.status();
+    auto encoder = Encoder::Make(*std::move(parsed));
+    if (!encoder.ok()) return encoder.status();
+    *codec = new terrace_codec{*std::move(encoder)};
+    return absl::OkStatus();
+  });
+}
+
+void terrace_codec_close(terrace_codec* codec) { delete codec; }
+
+int terrace_codec_encode(const terrace_codec* codec, const terrace_codec_shape* shape,
+                         int32_t lambda16, uint32_t raw_head, uint32_t raw_tail, const void* kv,
+                         void** container, size_t* container_bytes) {
+  return Guarded([&]() -> absl::Status {
+    const KvShape of{static_cast<terrace::Dtype>(shape->dtype),
+                     static_cast<terrace::KvOrder>(shape->order),
+                     shape->layers,
+                     shape->heads,
+                     shape->k_dim,
+                     shape->v_dim,
+                     shape->tokens,
+                     shape->position};
+    std::vector<const uint8_t*> sections;
+    const auto* next = static_cast<const uint8_t*>(kv);
+    for (uint32_t s = 0; s < of.Sections(); ++s) {
+      sections.push_back(next);
+      next += of.SectionBytes(s);
+    }
+    auto encoded = codec->encoder->Encode(of, lambda16, raw_head, raw_tail, sections);
+    if (!encoded.ok()) return encoded.status();
+    *container = std::malloc(encoded->size());
+    if (*container == nullptr) return absl::ResourceExhaustedError("no memory");
+    std::memcpy(*container, encoded->data(), encoded->size());
+    *container_bytes = encoded->size();
+    return absl::OkStatus();
+  });
+}
+
+int terrace_codec_decode(const terrace_codec* codec, const void* container, size_t container_bytes,
+                         void* kv, size_t kv_bytes) {
+  return Guarded([&] {
+    return Decode(codec, {static_cast<const uint8_t*>(container), container_bytes},
+                  static_cast<uint8_t*>(kv), kv_bytes);
+  });
+}
+
+void terrace_codec_free(void* container) { std::free(container); }
+
+const char* terrace_codec_last_error() { return last_error.c_str(); }

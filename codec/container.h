@@ -1,0 +1,59 @@
+// The container of encoded KV: header and directory. Stored form: docs/formats/chunk.md. Any
+// thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "codec/kv_shape.h"
+#include "config/object_key.h"
+
+namespace terrace::codec {
+
+enum class CodecId : uint8_t { kRaw = 0, kProfile = 3 };
+
+struct ChunkHeader {
+  CodecId codec = CodecId::kRaw;
+  KvShape shape;
+  // kProfile: tokens at the start and at the end that are kept as they are, the step (16 log2
+  // lambda), and the profile.
+  uint32_t raw_head = 0, raw_tail = 0;
+  int32_t lambda16 = 0;
+  Fingerprint profile{};
+};
+
+// Where a section lies in the container: first its tile table, then its tiles.
+struct SectionPlace {
+  uint64_t offset = 0;
+  uint32_t bytes = 0;
+  uint32_t table_crc = 0;
+};
+struct TilePlace {
+  uint32_t bytes = 0;
+  uint32_t crc = 0;
+};
+
+inline constexpr int32_t kMaxLambda16 = 1024;
+
+uint64_t HeaderBytes(const KvShape& shape);
+
+// Writes the header and the directory to HeaderBytes() bytes.
+void WriteHeader(const ChunkHeader& header, std::span<const SectionPlace> sections, uint8_t* out);
+
+struct ParsedChunk {
+  ChunkHeader header;
+  std::vector<SectionPlace> sections;  // within the bytes that were parsed
+};
+// InvalidArgument when this is no container or a field is out of range; FailedPrecondition on an
+// unknown major version; DataLoss when it is cut off or its checksum does not match. Allocates no
+// more than the bytes are long.
+absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container);
+
+// The tiles of a section, each within `container`. DataLoss naming the section.
+absl::StatusOr<std::vector<std::span<const uint8_t>>> TilesOf(std::span<const uint8_t> container,
+                                                              const ParsedChunk& chunk,
+                                                              uint32_t section);
+
+}  // namespace terrace::codec

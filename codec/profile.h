@@ -1,0 +1,82 @@
+// A calibrated profile: what is known of one model's KV before any of it is seen. Made once per
+// model by `terrace calibrate`; named by the BLAKE2b-256 of its bytes. Stored form:
+// docs/formats/profile.md. Immutable and shared between threads once parsed.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "codec/kv_shape.h"
+#include "config/object_key.h"
+#include "kernels/rans.h"
+#include "kernels/rope.h"
+
+namespace terrace::codec {
+
+// What turns a coefficient into channels: its own channel's step, a matrix a head, or one matrix of
+// all heads.
+enum class Transform : uint8_t { kChannel = 1, kHead = 2, kLayer = 3 };
+
+inline constexpr uint32_t kTables = 64;
+inline constexpr uint32_t kScaleTables = 61;  // tables 0 .. 60 by scale, in steps of 1/4 octave
+inline constexpr uint32_t kLevelTable = 61;   // of token levels
+inline constexpr uint32_t kMaxChannels = 16384;
+inline constexpr int kSmallestScale = -20;  // table 0: sigma is 2^(-20/4) steps
+
+struct SectionProfile {
+  uint32_t channels = 0;
+  uint32_t block = 0;            // coefficients mixed with each other: 1, a head's, or all
+  std::vector<int16_t> scale16;  // of coefficient c: 16 log2 of its standard deviation
+  std::vector<float> mean;       // of channel j, un-rotated
+  std::vector<float> row_scale;  // of channel j: what one unit of the integer transform is worth
+  std::vector<int16_t> matrix;   // [channels / block][coefficient][channel], empty for kChannel
+  int32_t level_slope = 0;       // 256 d log2(scale of a token) / d log2(its precision)
+  std::vector<float> level_weights;  // K channels, V channels, log K norm, log V norm, constant
+};
+
+class Profile {
+ public:
+  // InvalidArgument naming the field; DataLoss on a wrong checksum; FailedPrecondition on an
+  // unknown major version.
+  static absl::StatusOr<std::shared_ptr<const Profile>> Parse(std::span<const uint8_t> bytes);
+
+  const Fingerprint& hash() const { return hash_; }
+  const std::string& name() const { return name_; }
+  Transform transform() const { return transform_; }
+  bool levels() const { return levels_; }
+  uint32_t layers() const { return layers_; }
+  uint32_t heads() const { return heads_; }
+  uint32_t k_dim() const { return k_dim_; }
+  uint32_t v_dim() const { return v_dim_; }
+  kernels::RopePairing pairing() const { return pairing_; }
+  uint32_t rotary_dim() const { return rotary_dim_; }
+  const std::vector<uint64_t>& frequencies() const { return frequencies_; }
+  const kernels::RansTables& tables() const { return *tables_; }
+  const SectionProfile& section(uint32_t s) const { return sections_[s]; }
+
+  // FailedPrecondition when the KV is of another geometry.
+  absl::Status CheckShape(const KvShape& shape) const;
+
+ private:
+  Profile() = default;
+  absl::Status ParseAll(std::span<const uint8_t> bytes);
+  absl::Status ParseTables(class ByteReader& reader);
+  absl::Status ParseSection(uint32_t s, class ByteReader& reader);
+
+  Fingerprint hash_{};
+  std::string name_;
+  Transform transform_ = Transform::kChannel;
+  bool levels_ = false;
+  uint32_t layers_ = 0, heads_ = 0, k_dim_ = 0, v_dim_ = 0, rotary_dim_ = 0;
+  kernels::RopePairing pairing_ = kernels::RopePairing::kNone;
+  std::vector<uint64_t> frequencies_;  // turns a position, in 2^-64
+  std::unique_ptr<kernels::RansTables> tables_;
+  std::vector<SectionProfile> sections_;
+};
+
+}  // namespace terrace::codec

@@ -1,0 +1,48 @@
+// Which table codes which round of a tile: the part of the format that encoder and decoder share.
+// docs/formats/chunk.md, "Rounds of a tile". Integers only. Any thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "codec/kv_shape.h"
+#include "codec/profile.h"
+#include "kernels/rans.h"
+
+namespace terrace::codec {
+
+inline constexpr int kRawLevel = -16;  // the token's values are stored as they are
+inline constexpr int kLowestLevel = -15, kHighestLevel = 15;  // quarter octaves of precision
+inline constexpr uint32_t kZeroSymbol = 15, kEscapeSymbol = 31;
+inline constexpr uint32_t kMaxGroups = kTileTokens / kernels::kRansLanes;
+
+class TilePlan {
+ public:
+  // Of `tokens` tokens (1 .. kTileTokens) with the given levels.
+  TilePlan(const SectionProfile& section, int32_t lambda16, const int8_t* levels, uint32_t tokens);
+
+  // Of every tile of so many tokens and channels, whatever its levels.
+  static kernels::RansShape ShapeOf(uint32_t tokens, uint32_t channels);
+
+  uint32_t groups() const { return groups_; }
+  const kernels::RansShape& shape() const { return shape_; }
+  // A table id a round: first the levels of 32 tokens each, then by channel and group.
+  const std::vector<uint8_t>& schedule() const { return schedule_; }
+  // Bits below the symbol of round r, stored as they are.
+  uint32_t LowBits(uint32_t round) const { return low_bits_[schedule_[round]]; }
+  // Token order_[i] is in lane i % 32 of group i / 32: by level, equal ones in their own order.
+  const std::array<uint8_t, kTileTokens>& order() const { return order_; }
+
+ private:
+  kernels::RansShape shape_;
+  uint32_t groups_;
+  std::array<uint8_t, kTileTokens> order_;
+  std::array<uint8_t, kTables> low_bits_;
+  std::vector<uint8_t> schedule_;
+};
+
+// 2^(exponent16 / 16), rounded to float, the same everywhere. |exponent16| <= 2000.
+float PowerOf16th(int32_t exponent16);
+
+}  // namespace terrace::codec

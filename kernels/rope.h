@@ -1,0 +1,33 @@
+// Rotary position embedding (Su et al., arXiv:2104.09864) undone and done again, with the same
+// result on every machine: angles are fractions of a turn in 64-bit integers, and sine and cosine
+// come from a polynomial of multiplications and additions that round once each (kernels/rope.cc;
+// the constants are part of the stored format, docs/formats/chunk.md). Raw pointers; allocates
+// nothing. Any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace terrace::kernels {
+
+// Which two values of a head turn together: value i and i + rotary_dim / 2 (GPT-NeoX, Llama in
+// transformers), or 2i and 2i + 1 (GPT-J, llama2.c).
+enum class RopePairing : uint8_t { kNone = 0, kHalf = 1, kInterleaved = 2 };
+
+struct Turn {
+  float cosine, sine;
+};
+
+// Cosine and sine of `turns` / 2^64 turns.
+Turn TurnOfPhase(uint64_t turns);
+
+// What [first, first + positions) turn by: out[position * pairs + i] of pair i, whose angle grows
+// by frequencies[i] / 2^64 turns a position.
+void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t positions,
+               Turn* out);
+
+// Turns the first rotary_dim values of each of `heads` heads of one token, forward, or back.
+void Rotate(float* token, size_t heads, size_t head_dim, size_t rotary_dim, RopePairing pairing,
+            const Turn* turns, bool back);
+
+}  // namespace terrace::kernels

@@ -143,7 +143,7 @@ absl::Status DecodeTiles(const ParsedChunk& chunk, const Profile& profile, uint3
     }
     streams[i] = *decoders[i].stream();
   }
-  kernels::RansDecode(profile.tables(), decoders[0].shape(), streams.data(), count);
+  kernels::RansDecode(profile.tables(), decoders[0].shape(), {streams.data(), count});
   for (uint32_t i = 0; i < count; ++i) {
     decoders[i].stream()->ok = streams[i].ok;
     if (absl::Status status = decoders[i].Finish(); !status.ok()) {
@@ -173,8 +173,8 @@ absl::StatusOr<std::vector<uint8_t>> Encoder::Encode(
     std::span<const uint8_t* const> sections) const {
   if (absl::Status status = profile_->CheckShape(shape); !status.ok()) return status;
   if (!HasRows(shape.dtype)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("dtype ", Sv(DtypeName(shape.dtype)), ": must be float32, float16 or bfloat16"));
+    return absl::InvalidArgumentError(absl::StrCat("dtype ", Sv(DtypeName(shape.dtype)),
+                                                   ": must be float32, float16 or bfloat16"));
   }
   if (lambda16 < -kMaxLambda16 || lambda16 > kMaxLambda16) {
     return absl::InvalidArgumentError(

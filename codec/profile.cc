@@ -104,7 +104,7 @@ absl::Status Profile::ParseTables(ByteReader& reader) {
   if (!reader.ok()) return absl::DataLossError("profile: truncated in its tables");
   tables_ = std::make_unique<kernels::RansTables>();
   for (uint32_t t = 0; t < kTables; ++t) {
-    if (!kernels::RansBuildTable(frequencies.data() + 32 * t, t, tables_.get())) {
+    if (!kernels::RansBuildTable(tables_.get(), t, frequencies.data() + 32 * t)) {
       return Bad(absl::StrCat("table ", t), "32 frequencies that sum to 256");
     }
     for (uint32_t symbol = t < kScaleTables ? 31 : 0; symbol < 32 && t <= kLevelTable; ++symbol) {

@@ -22,7 +22,7 @@ namespace terrace::codec {
 // all heads.
 enum class Transform : uint8_t { kChannel = 1, kHead = 2, kLayer = 3 };
 
-inline constexpr uint32_t kTables = 64;
+inline constexpr uint32_t kTables = kernels::kRansTables;
 inline constexpr uint32_t kScaleTables = 61;  // tables 0 .. 60 by scale, in steps of 1/4 octave
 inline constexpr uint32_t kLevelTable = 61;   // of token levels
 inline constexpr uint32_t kMaxChannels = 16384;

@@ -24,8 +24,8 @@ absl::Status TileDecoder::Start(const Profile& profile, uint32_t s, int32_t lamb
   const kernels::RansShape shape = TilePlan::ShapeOf(tokens, section_->channels);
   const uint8_t level_tables[kMaxGroups] = {kLevelTable, kLevelTable, kLevelTable, kLevelTable};
   uint8_t symbols[kTileTokens];
-  if (!kernels::RansPeek(profile.tables(), shape, rest.data(), rans_bytes, level_tables,
-                         shape.group, symbols)) {
+  if (!kernels::RansPeek(profile.tables(), shape, shape.rounds_per_channel,
+                         {rest.data(), rans_bytes, level_tables, symbols, false})) {
     return absl::DataLossError("its rANS stream is cut off");
   }
   for (uint32_t t = 0; t < tokens; ++t) levels_[t] = static_cast<int8_t>(symbols[t] + kRawLevel);
@@ -35,7 +35,7 @@ absl::Status TileDecoder::Start(const Profile& profile, uint32_t s, int32_t lamb
   const auto raw_tokens = static_cast<size_t>(
       std::count(levels_.begin(), levels_.begin() + tokens, static_cast<int8_t>(kRawLevel)));
   size_t plane_bytes = 0;
-  for (uint32_t round = shape.group; round < shape.rounds; ++round) {
+  for (uint32_t round = shape.rounds_per_channel; round < shape.rounds; ++round) {
     plane_bytes += sizeof(uint32_t) * plan_->LowBits(round);
   }
   const uint64_t escape_bytes = uint64_t{escapes} * kEscapeBytes;
@@ -67,7 +67,7 @@ absl::Status TileDecoder::Finish() {
     uint32_t planes[16];
     std::memcpy(planes, plane, bits * sizeof *planes);
     plane += bits * sizeof *planes;
-    for (uint32_t lane = 0; lane < plan_->shape().Lanes(round); ++lane) {
+    for (uint32_t lane = 0; lane < plan_->Lanes(round); ++lane) {
       int32_t q = (symbols[lane] - static_cast<int32_t>(kZeroSymbol)) * (1 << bits) - half;
       for (uint32_t b = 0; b < bits; ++b) q += static_cast<int32_t>(planes[b] >> lane & 1) << b;
       quantised_[size_t{plan_->order()[first + lane]} * channels + c] = static_cast<int16_t>(q);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cmath>
 #include <cstring>
 
@@ -66,13 +67,13 @@ void MakeSymbols(const TilePlan& plan, uint32_t channels, const EncodeInput& inp
   for (uint32_t round = groups; round < plan.shape().rounds; ++round) {
     const uint32_t c = round / groups - 1, first = round % groups * kRansLanes;
     const uint32_t bits = plan.LowBits(round), half = (1u << bits) >> 1;
-    const uint16_t* frequencies = input.tables->frequency[plan.schedule()[round]];
+    const kernels::RansTable& table = input.tables->tables[plan.schedule()[round]];
     uint32_t planes[16] = {};
-    for (uint32_t lane = 0; lane < plan.shape().Lanes(round); ++lane) {
+    for (uint32_t lane = 0; lane < plan.Lanes(round); ++lane) {
       const int32_t q = quantised[size_t{plan.order()[first + lane]} * channels + c];
       const int32_t biased = q + static_cast<int32_t>(half), high = biased >> bits;
       uint8_t& symbol = s->symbols[size_t{round} * kRansLanes + lane];
-      if (high < -15 || high > 15 || frequencies[high + 15] == 0) {
+      if (high < -15 || high > 15 || table.gap[high + 15] == kernels::kRansTotal) {
         symbol = kEscapeSymbol;
         s->escapes.emplace_back(round * kRansLanes + lane, static_cast<int16_t>(q));
         continue;
@@ -119,9 +120,11 @@ void EncodeTile(const SectionProfile& section, const std::vector<float>& inverse
   const TilePlan plan(section, lambda16, input.levels, input.tokens);
   Symbols s;
   MakeSymbols(plan, section.channels, input, quantised, &s);
-  std::vector<uint8_t> stream(kernels::RansBound(plan.shape()));
-  stream.resize(kernels::RansEncode(*input.tables, plan.shape(), plan.schedule().data(),
-                                    s.symbols.data(), stream.data()));
+  std::vector<uint8_t> stream(kernels::RansBound(plan.shape().rounds));
+  kernels::RansSource source{s.symbols.data(), plan.schedule().data(), stream.data(), 0};
+  const bool coded = kernels::RansEncode(*input.tables, plan.shape(), {&source, 1});
+  assert(coded);  // what a table cannot code was escaped
+  stream.resize(coded ? source.size : 0);
   const auto rans_bytes = static_cast<uint32_t>(stream.size());
   const auto escapes = static_cast<uint32_t>(s.escapes.size());
   Append(out, &rans_bytes, 1);

@@ -13,13 +13,14 @@ int32_t FloorDivide(int64_t a, int64_t b) {  // b > 0
 }  // namespace
 
 kernels::RansShape TilePlan::ShapeOf(uint32_t tokens, uint32_t channels) {
-  const uint32_t groups = (tokens + kernels::kRansLanes - 1) / kernels::kRansLanes;
+  const size_t groups = (tokens + kernels::kRansLanes - 1) / kernels::kRansLanes;
   return {groups * (1 + channels), groups, tokens - kernels::kRansLanes * (groups - 1)};
 }
 
 TilePlan::TilePlan(const SectionProfile& section, int32_t lambda16, const int8_t* levels,
                    uint32_t tokens)
-    : shape_(ShapeOf(tokens, section.channels)), groups_(shape_.group) {
+    : shape_(ShapeOf(tokens, section.channels)),
+      groups_(static_cast<uint32_t>(shape_.rounds_per_channel)) {
   std::iota(order_.begin(), order_.begin() + tokens, 0);
   std::stable_sort(order_.begin(), order_.begin() + tokens,
                    [levels](uint8_t a, uint8_t b) { return levels[a] < levels[b]; });
@@ -31,7 +32,7 @@ TilePlan::TilePlan(const SectionProfile& section, int32_t lambda16, const int8_t
   std::array<int32_t, kMaxGroups> shift;
   for (uint32_t g = 0; g < groups_; ++g) {
     const uint32_t first = g * kernels::kRansLanes;
-    const uint32_t lanes = std::min(tokens - first, kernels::kRansLanes);
+    const uint32_t lanes = Lanes(g);
     int64_t sum = 0;
     for (uint32_t i = first; i < first + lanes; ++i) sum += levels[order_[i]];
     shift[g] = FloorDivide(sum * 4 * section.level_slope, int64_t{256} * lanes) - lambda16;

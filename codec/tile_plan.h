@@ -26,6 +26,11 @@ class TilePlan {
   static kernels::RansShape ShapeOf(uint32_t tokens, uint32_t channels);
 
   uint32_t groups() const { return groups_; }
+  // Active lanes of a round.
+  uint32_t Lanes(uint32_t round) const {
+    return static_cast<uint32_t>((round + 1) % groups_ == 0 ? shape_.tail_lanes
+                                                            : kernels::kRansLanes);
+  }
   const kernels::RansShape& shape() const { return shape_; }
   // A table id a round: first the levels of 32 tokens each, then by channel and group.
   const std::vector<uint8_t>& schedule() const { return schedule_; }

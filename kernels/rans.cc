@@ -1,143 +1,153 @@
 #include "kernels/rans.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "kernels/rans_avx512.h"
+#include "kernels/rans_lockstep.h"
 
 namespace terrace::kernels {
+
 namespace {
 
-constexpr uint32_t kLowest = 256;  // of a state
-
-class ScalarDecoder {
- public:
-  // False when the states are not all there.
-  bool Start(const RansShape& shape, const uint8_t* data, size_t size) {
-    next_ = data + 2 * shape.States();
-    end_ = data + size;
-    if (size < 2 * shape.States()) return false;
-    std::fill(state_, state_ + kRansLanes, kLowest);
-    for (uint32_t lane = 0; lane < shape.States(); ++lane) {
-      state_[lane] = data[2 * lane] | data[2 * lane + 1] << 8;
-    }
-    return true;
-  }
-  // False when the bytes run out.
-  bool Round(const RansTables& tables, uint32_t table, uint32_t lanes, uint8_t* symbols) {
-    std::memset(symbols, 0, kRansLanes);
-    for (uint32_t lane = 0; lane < lanes; ++lane) {
-      uint32_t x = state_[lane];
-      const uint32_t slot = x & 255, symbol = tables.symbol_of_slot[table][slot];
-      x = tables.frequency[table][symbol] * (x >> 8) + slot - tables.start[table][symbol];
-      if (x < kLowest) {
-        if (next_ == end_) return false;
-        x = x << 8 | *next_++;
-      }
-      state_[lane] = x;
-      symbols[lane] = symbol;
-    }
-    return true;
-  }
-  bool AtEnd() const {
-    return next_ == end_ && std::all_of(state_, state_ + kRansLanes,
-                                        [](uint32_t state) { return state == kLowest; });
-  }
-
- private:
-  uint32_t state_[kRansLanes];
-  const uint8_t* next_ = nullptr;
-  const uint8_t* end_ = nullptr;
-};
-
-void DecodeOne(const RansTables& tables, const RansShape& shape, RansStream* stream) {
-  ScalarDecoder decoder;
-  stream->ok = decoder.Start(shape, stream->data, stream->size);
-  for (uint32_t round = 0; round < shape.rounds; ++round) {
-    uint8_t* symbols = stream->symbols + kRansLanes * round;
-    if (!stream->ok) {
-      std::memset(symbols, 0, kRansLanes);
-    } else {
-      stream->ok = decoder.Round(tables, stream->schedule[round], shape.Lanes(round), symbols);
+// The forms for byte shuffles, from gap, start and reciprocal.
+void FillByteForms(RansTable* table) {
+  const auto bias = [](uint32_t start) {
+    return static_cast<uint8_t>((std::max(start, 1u) - 1) ^ 0x80);
+  };
+  table->tree[0] = 0;
+  for (size_t level = 1; level < kRansSymbols; level *= 2) {
+    const size_t width = kRansSymbols / level;
+    for (size_t node = 0; node < level; ++node) {
+      table->tree[level + node] = bias(table->start[node * width + width / 2]);
     }
   }
-  stream->ok = stream->ok && decoder.AtEnd();
+  for (size_t symbol = 0; symbol < kRansSymbols; ++symbol) {
+    table->gap8[symbol] = static_cast<uint8_t>(table->gap[symbol]);
+    table->start8[symbol] = static_cast<uint8_t>(table->start[symbol]);
+    table->reciprocal_low[symbol] = static_cast<uint8_t>(table->reciprocal[symbol]);
+    table->reciprocal_high[symbol] = static_cast<uint8_t>(table->reciprocal[symbol] >> 8);
+    table->leaf_start[symbol % 2][symbol / 2] = table->start8[symbol];
+    table->leaf_gap[symbol % 2][symbol / 2] = table->gap8[symbol];
+  }
+  // Slot 0 ends at leaf 0, whichever symbol is the first. No other slot does if that is not 0.
+  table->first_symbol = table->slot_to_symbol[0];
+  table->leaf_gap[0][0] = table->gap8[table->first_symbol];
 }
 
 }  // namespace
 
-bool RansBuildTable(const uint16_t frequencies[kRansSymbols], uint32_t id, RansTables* tables) {
-  uint32_t sum = 0;
-  for (uint32_t s = 0; s < kRansSymbols; ++s) sum += frequencies[s];
-  if (sum != 256) return false;
+RansTables::RansTables() {
+  const uint16_t only_zero[kRansSymbols] = {kRansTotal};
+  for (size_t id = 0; id < kRansTables; ++id) RansBuildTable(this, id, only_zero);
+}
+
+bool RansBuildTable(RansTables* bank, size_t id, const uint16_t frequency[kRansSymbols]) {
+  uint32_t total = 0;
+  for (size_t symbol = 0; symbol < kRansSymbols; ++symbol) total += frequency[symbol];
+  if (total != kRansTotal || id >= kRansTables) return false;
+  RansTable* table = &bank->tables[id];
   uint32_t start = 0;
-  for (uint32_t s = 0; s < kRansSymbols; ++s) {
-    tables->frequency[id][s] = frequencies[s];
-    tables->start[id][s] = start;
-    tables->reciprocal[id][s] = frequencies[s] == 0 ? 0 : 65535 / frequencies[s];
-    std::memset(tables->symbol_of_slot[id] + start, s, frequencies[s]);
-    start += frequencies[s];
+  for (size_t symbol = 0; symbol < kRansSymbols; ++symbol) {
+    const uint32_t width = frequency[symbol];
+    table->gap[symbol] = static_cast<uint16_t>(kRansTotal - width);
+    table->start[symbol] = static_cast<uint16_t>(start);
+    table->reciprocal[symbol] =
+        width == 0 ? 0 : static_cast<uint16_t>(std::min(65535u, 65536u / width));
+    std::fill_n(table->slot_to_symbol + start, width, static_cast<uint8_t>(symbol));
+    start += width;
   }
+  FillByteForms(table);
   return true;
 }
 
-size_t RansEncodeScalar(const RansTables& tables, const RansShape& shape, const uint8_t* schedule,
-                        const uint8_t* symbols, uint8_t* out) {
-  uint32_t state[kRansLanes];
-  std::fill(state, state + kRansLanes, kLowest);
-  uint8_t* const end = out + RansBound(shape);
-  uint8_t* next = end;  // what the decoder reads first is written last
-  for (uint32_t round = shape.rounds; round-- > 0;) {
-    const uint32_t table = schedule[round];
-    for (uint32_t lane = shape.Lanes(round); lane-- > 0;) {
-      const uint32_t symbol = symbols[kRansLanes * round + lane];
-      const uint32_t frequency = tables.frequency[table][symbol];
-      if (frequency == 0) return 0;
-      uint32_t x = state[lane];
-      if (x >= frequency << 8) {
-        *--next = x & 255;
-        x >>= 8;
-      }
-      state[lane] = (x / frequency << 8) + x % frequency + tables.start[table][symbol];
-    }
+// The states, a byte a symbol, and what the implementations write past the last byte.
+size_t RansBound(size_t rounds) { return 2 * kRansLanes + rounds * kRansLanes + 64; }
+
+#if defined(__x86_64__)
+
+namespace {
+
+enum class Isa { kScalar, kAvx2, kAvx512 };
+
+Isa DetectIsa() {
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("popcnt")) return Isa::kScalar;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+      __builtin_cpu_supports("avx512vbmi2")) {
+    return Isa::kAvx512;
   }
-  for (uint32_t lane = shape.States(); lane-- > 0;) {
-    *--next = state[lane] >> 8;
-    *--next = state[lane] & 255;
+  return Isa::kAvx2;
+}
+const Isa kIsa = DetectIsa();
+
+}  // namespace
+
+bool RansEncode(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources) {
+  return RansEncodeAvx512(bank, shape, sources);
+}
+
+bool RansDecode(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
+  return RansDecodeAvx512(bank, shape, streams);
+}
+
+bool RansEncodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources) {
+  return kIsa >= Isa::kAvx2 ? rans::EncodeAvx2(bank, shape, sources)
+                            : RansEncodeScalar(bank, shape, sources);
+}
+
+bool RansDecodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
+  return kIsa >= Isa::kAvx2 ? rans::DecodeAvx2(bank, shape, streams)
+                            : RansDecodeScalar(bank, shape, streams);
+}
+
+bool RansEncodeAvx512(const RansTables& bank, const RansShape& shape,
+                      std::span<RansSource> sources) {
+  return kIsa >= Isa::kAvx512 ? rans::EncodeAvx512(bank, shape, sources)
+                              : RansEncodeAvx2(bank, shape, sources);
+}
+
+bool RansDecodeAvx512(const RansTables& bank, const RansShape& shape,
+                      std::span<RansStream> streams) {
+  return kIsa >= Isa::kAvx512 ? rans::DecodeAvx512(bank, shape, streams)
+                              : RansDecodeAvx2(bank, shape, streams);
+}
+
+const char* RansImplementation() {
+  switch (kIsa) {
+    case Isa::kAvx512:
+      return "avx512-vbmi2";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kScalar:
+      break;
   }
-  std::memmove(out, next, end - next);
-  return end - next;
+  return "scalar";
 }
 
-void RansDecodeScalar(const RansTables& tables, const RansShape& shape, RansStream* streams,
-                      size_t count) {
-  for (size_t i = 0; i < count; ++i) DecodeOne(tables, shape, &streams[i]);
-}
+#else
 
-bool RansPeek(const RansTables& tables, const RansShape& shape, const uint8_t* data, size_t size,
-              const uint8_t* schedule, uint32_t rounds, uint8_t* symbols) {
-  ScalarDecoder decoder;
-  if (!decoder.Start(shape, data, size)) return false;
-  for (uint32_t round = 0; round < rounds; ++round) {
-    if (!decoder.Round(tables, schedule[round], shape.Lanes(round), symbols + kRansLanes * round)) {
-      return false;
-    }
-  }
-  return true;
+bool RansEncode(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources) {
+  return RansEncodeScalar(bank, shape, sources);
 }
-
-size_t RansEncode(const RansTables& tables, const RansShape& shape, const uint8_t* schedule,
-                  const uint8_t* symbols, uint8_t* out) {
-  return RansAvx512Supported() ? RansEncodeAvx512(tables, shape, schedule, symbols, out)
-                               : RansEncodeScalar(tables, shape, schedule, symbols, out);
+bool RansDecode(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
+  return RansDecodeScalar(bank, shape, streams);
 }
-
-void RansDecode(const RansTables& tables, const RansShape& shape, RansStream* streams,
-                size_t count) {
-  return RansAvx512Supported() ? RansDecodeAvx512(tables, shape, streams, count)
-                               : RansDecodeScalar(tables, shape, streams, count);
+bool RansEncodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources) {
+  return RansEncodeScalar(bank, shape, sources);
 }
+bool RansDecodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
+  return RansDecodeScalar(bank, shape, streams);
+}
+bool RansEncodeAvx512(const RansTables& bank, const RansShape& shape,
+                      std::span<RansSource> sources) {
+  return RansEncodeScalar(bank, shape, sources);
+}
+bool RansDecodeAvx512(const RansTables& bank, const RansShape& shape,
+                      std::span<RansStream> streams) {
+  return RansDecodeScalar(bank, shape, streams);
+}
+const char* RansImplementation() { return "scalar"; }
 
-const char* RansImplementation() { return RansAvx512Supported() ? "avx512-vbmi2" : "scalar"; }
+#endif
 
 }  // namespace terrace::kernels

@@ -1,77 +1,115 @@
-// Interleaved rANS with static tables: 32 lanes of 16 bits, probabilities of 8 bits, a byte at a
-// time. Duda, arXiv:1311.2540; lanes as in Giesen, arXiv:1402.3392. The stream is described in
-// docs/formats/chunk.md. Run-time dispatch: AVX-512 (VBMI, VBMI2) or scalar, identical bytes.
-// Raw pointers in, results out; allocates nothing. Any thread.
+// Entropy coding of small symbols: static-table rANS (Duda 2013, arXiv 1311.2540) of 32 interleaved
+// lanes (Giesen 2014, arXiv 1402.3392). Run-time dispatch on CPU features with a scalar reference
+// that is always built and tested against; all implementations write the same bytes and read the
+// same symbols. Raw pointers in, results out; allocates nothing. Any thread.
+//
+// A stream codes rounds of up to 32 symbols, one a lane, of the alphabet 0..31; lanes 0..n-1 of a
+// round are active. Each round uses one table of a bank: frequencies that sum to 256. A symbol of
+// frequency 0 cannot be coded, one of frequency 256 costs nothing.
+//
+// A lane's state x lies in [2^8, 2^16). To decode a symbol: slot = x & 255; s = the symbol with
+// start[s] <= slot < start[s] + frequency[s]; x = frequency[s] * (x >> 8) + slot - start[s]; if
+// then x < 256, x = x << 8 | next byte, the lanes of a round in ascending order. The stream is
+// the lanes' first states, little-endian u16, then the bytes in the order they are read. States end
+// at 256 with every byte read; a stream that does not is damaged. That catches most damage, not
+// all: checksum what must not change.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace terrace::kernels {
 
-inline constexpr uint32_t kRansLanes = 32;
-inline constexpr uint32_t kRansSymbols = 32;
-inline constexpr uint32_t kRansMaxTables = 64;
+constexpr size_t kRansLanes = 32;
+constexpr size_t kRansSymbols = 32;
+constexpr size_t kRansTables = 64;
+constexpr uint32_t kRansTotal = 256;  // what the frequencies of a table sum to
 
-// A table is 32 frequencies that sum to 256; a symbol of frequency 0 cannot be coded with it, one
-// of frequency 256 costs nothing.
+// One table, in the forms the implementations look things up in.
+struct RansTable {
+  alignas(64) uint8_t slot_to_symbol[kRansTotal];
+  uint16_t gap[kRansSymbols];  // 256 - frequency
+  uint16_t start[kRansSymbols];
+  uint16_t reciprocal[kRansSymbols];  // 65536 / frequency, at most 65535; 0 of frequency 0
+  // For byte shuffles. A search tree over the starts, node i's children being 2i and 2i + 1: a slot
+  // goes right if slot ^ 0x80 is greater (signed). A slot 0 always goes left, to leaf 0.
+  uint8_t tree[kRansSymbols];
+  uint8_t leaf_start[2][kRansSymbols / 2];  // of even symbols, of odd ones
+  uint8_t leaf_gap[2][kRansSymbols / 2];
+  uint8_t gap8[kRansSymbols];
+  uint8_t start8[kRansSymbols];
+  uint8_t reciprocal_low[kRansSymbols];
+  uint8_t reciprocal_high[kRansSymbols];
+  uint8_t first_symbol;  // the lowest of a frequency above 0
+};
+
+// A bank. Tables that nobody built code only the symbol 0, at no cost. 44 KiB.
 struct RansTables {
-  alignas(64) uint8_t symbol_of_slot[kRansMaxTables][256];
-  alignas(64) uint16_t frequency[kRansMaxTables][kRansSymbols];
-  alignas(64) uint16_t start[kRansMaxTables][kRansSymbols];
-  alignas(64) uint16_t reciprocal[kRansMaxTables][kRansSymbols];  // 65535 / frequency
+  RansTables();
+  RansTable tables[kRansTables];
 };
 
-// Fills table `id` (below kRansMaxTables). False, and nothing written, when they do not sum to 256.
-bool RansBuildTable(const uint16_t frequencies[kRansSymbols], uint32_t id, RansTables* tables);
+// Makes table `id` (below kRansTables) of these frequencies. False, and the table as it was, unless
+// they sum to 256.
+bool RansBuildTable(RansTables* bank, size_t id, const uint16_t frequency[kRansSymbols]);
 
-// Symbols come in rounds of one a lane. Rounds form groups of `group` rounds, the last of which has
-// only its first `tail_lanes` lanes (1 .. 32); the others have all 32.
+// Rounds come in channels of `rounds_per_channel` (1 or more); the last of each has `tail_lanes`
+// active lanes (1 to 32), the others 32. `rounds` is at least 1.
 struct RansShape {
-  uint32_t rounds = 0;  // a multiple of group
-  uint32_t group = 1;
-  uint32_t tail_lanes = kRansLanes;
-
-  uint32_t Lanes(uint32_t round) const {
-    return round % group == group - 1 ? tail_lanes : kRansLanes;
-  }
-  // Lanes that are ever active: as many states are stored.
-  uint32_t States() const { return group == 1 ? tail_lanes : kRansLanes; }
+  size_t rounds = 0;
+  size_t rounds_per_channel = 1;
+  size_t tail_lanes = kRansLanes;
 };
 
-// Room that an encoder needs.
-inline size_t RansBound(const RansShape& shape) {
-  return 2 * kRansLanes + size_t{kRansLanes} * shape.rounds;
-}
-
-// One stream: symbols[round * 32 + lane], each below 32, with table schedule[round].
-// Returns the bytes written to `out` (room for RansBound), or 0 when a symbol has frequency 0.
-size_t RansEncode(const RansTables& tables, const RansShape& shape, const uint8_t* schedule,
-                  const uint8_t* symbols, uint8_t* out);
+struct RansSource {
+  const uint8_t* symbols = nullptr;   // rounds * 32; those of inactive lanes are ignored
+  const uint8_t* schedule = nullptr;  // the table of each round
+  uint8_t* data = nullptr;            // room for RansBound(rounds), all of which may be written
+  size_t size = 0;                    // result: the length of the stream; 0 if it cannot be coded
+};
 
 struct RansStream {
-  const uint8_t* data = nullptr;
+  const uint8_t* data = nullptr;  // may be anything: nothing outside is read
   size_t size = 0;
-  const uint8_t* schedule = nullptr;  // a table id a round
-  uint8_t* symbols = nullptr;         // 32 a round; those of lanes that are not active are 0
-  bool ok = false;                    // out: the bytes were a whole stream
+  const uint8_t* schedule = nullptr;
+  uint8_t* symbols = nullptr;  // rounds * 32, 0 for inactive lanes. If not ok anything below 32,
+                               // or not written at all
+  bool ok = false;             // result
 };
-// Streams of one shape, several in lockstep. Any bytes are safe: nothing is read or written outside
-// of the given ranges; damage shows in `ok`, or gives wrong symbols, each below 32.
-void RansDecode(const RansTables& tables, const RansShape& shape, RansStream* streams,
-                size_t count);
 
-// The first `rounds` rounds only, 32 symbols each; false when the bytes do not reach.
-bool RansPeek(const RansTables& tables, const RansShape& shape, const uint8_t* data, size_t size,
-              const uint8_t* schedule, uint32_t rounds, uint8_t* symbols);
+// Room for any stream of so many rounds.
+size_t RansBound(size_t rounds);
+
+// Encode each source. False if any cannot be coded: a symbol has frequency 0 in the table of its
+// round or is not in the alphabet, a schedule names no table, or the shape is impossible. The
+// sources share nothing but bank and shape; coding four or more at a time is fastest.
+bool RansEncode(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources);
+// Decodes each stream. False if any is damaged, its schedule names no table, or the shape is
+// impossible; `ok` says which.
+bool RansDecode(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams);
+
+// Decodes the first `rounds` rounds only (fewer than all), without looking at what follows:
+// schedule and symbols need be no longer than that. False if the stream is too short for them.
+bool RansPeek(const RansTables& bank, const RansShape& shape, size_t rounds,
+              const RansStream& stream);
 
 // Scalar references.
-size_t RansEncodeScalar(const RansTables& tables, const RansShape& shape, const uint8_t* schedule,
-                        const uint8_t* symbols, uint8_t* out);
-void RansDecodeScalar(const RansTables& tables, const RansShape& shape, RansStream* streams,
-                      size_t count);
+bool RansEncodeScalar(const RansTables& bank, const RansShape& shape,
+                      std::span<RansSource> sources);
+bool RansDecodeScalar(const RansTables& bank, const RansShape& shape,
+                      std::span<RansStream> streams);
 
-// "avx512-vbmi2" or "scalar": what dispatch picked on this machine.
+// By instruction set, so that tests cover them all. Each is the next lesser one where the machine
+// lacks it.
+bool RansEncodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources);
+bool RansDecodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams);
+bool RansEncodeAvx512(const RansTables& bank, const RansShape& shape,
+                      std::span<RansSource> sources);
+bool RansDecodeAvx512(const RansTables& bank, const RansShape& shape,
+                      std::span<RansStream> streams);
+
+// "avx512-vbmi2", "avx2" or "scalar": what dispatch picked on this machine.
 const char* RansImplementation();
 
 }  // namespace terrace::kernels

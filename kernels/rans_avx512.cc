@@ -1,188 +1,191 @@
-#include "kernels/rans_avx512.h"
-
-#include <algorithm>
-#include <cstring>
+#include "kernels/rans_lockstep.h"
 
 #if defined(__x86_64__)
+
 #include <immintrin.h>
-#define TERRACE_RANS \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")))
+
+#include <utility>
+
+#if !defined(__clang__)
+// GCC's own intrinsics start from registers that they leave undefined on purpose (bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-namespace terrace::kernels {
+// A register holds the 32 states of a stream. A symbol is looked up by its slot in four registers
+// of 64 bytes; what is known of symbols, in registers of 32 words.
 
-#if defined(__x86_64__)
+namespace terrace::kernels::rans {
+
 namespace {
 
-constexpr uint32_t kLowest = 256;
+#define TERRACE_AVX512 \
+  __attribute__((target("avx2,popcnt,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2")))
+#define TERRACE_AVX512_INLINE TERRACE_AVX512 inline __attribute__((always_inline))
 
-uint32_t LaneMask(uint32_t lanes) { return lanes == kRansLanes ? ~0u : (1u << lanes) - 1; }
-
-// Four streams keep their dependent steps out of each other's way.
-struct Decoding {
-  __m512i state;
-  const uint8_t* next;
-  const uint8_t* end;
-  const uint8_t* schedule;
-  uint8_t* symbols;
-  bool ok;
-};
-
-TERRACE_RANS void Start(const RansShape& shape, const RansStream& stream, Decoding* decoding) {
-  const uint32_t bytes = 2 * shape.States();
-  *decoding = {_mm512_set1_epi16(kLowest),
-               stream.data,
-               stream.data + stream.size,
-               stream.schedule,
-               stream.symbols,
-               stream.size >= bytes};
-  if (!decoding->ok) {
-    decoding->next = decoding->end;
-    return;
-  }
-  decoding->state = _mm512_mask_loadu_epi16(decoding->state, LaneMask(shape.States()), stream.data);
-  decoding->next += bytes;
+TERRACE_AVX512_INLINE __mmask32 FirstLanes(size_t lanes) {
+  return static_cast<__mmask32>((uint64_t{1} << lanes) - 1);
 }
 
-// kWhole: 32 bytes may be read, whatever is needed of them.
-template <bool kWhole>
-TERRACE_RANS inline void Round(const RansTables& tables, uint32_t round, uint32_t lanes,
-                               Decoding* d) {
-  const uint32_t id = d->schedule[round];
-  const uint8_t* map = tables.symbol_of_slot[id];
-  const __m512i slot = _mm512_and_si512(d->state, _mm512_set1_epi16(255));
-  const __m512i low =
-      _mm512_permutex2var_epi8(_mm512_load_si512(map), slot, _mm512_load_si512(map + 64));
-  const __m512i high =
-      _mm512_permutex2var_epi8(_mm512_load_si512(map + 128), slot, _mm512_load_si512(map + 192));
-  const __m512i symbol = _mm512_and_si512(
-      _mm512_mask_blend_epi8(_mm512_movepi8_mask(slot), low, high), _mm512_set1_epi16(255));
-  const __m512i frequency =
-      _mm512_permutexvar_epi16(symbol, _mm512_load_si512(tables.frequency[id]));
-  const __m512i start = _mm512_permutexvar_epi16(symbol, _mm512_load_si512(tables.start[id]));
-  const __m512i x = _mm512_add_epi16(_mm512_mullo_epi16(frequency, _mm512_srli_epi16(d->state, 8)),
-                                     _mm512_sub_epi16(slot, start));
-  uint32_t refill = _mm512_mask_cmplt_epu16_mask(lanes, x, _mm512_set1_epi16(kLowest));
-  const auto wanted = static_cast<uint32_t>(__builtin_popcount(refill));
-  __m256i bytes;
-  if constexpr (kWhole) {
-    bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(d->next));
-  } else {
-    const auto left = static_cast<uint32_t>(std::min<ptrdiff_t>(d->end - d->next, 32));
-    bytes = _mm256_maskz_loadu_epi8(LaneMask(left), d->next);
-    if (wanted > left) {
-      d->ok = false;
-      d->next = d->end;
-      refill = 0;
-    }
+// One round of one stream. The odd bytes of `symbols` are noise that the lookups by word ignore.
+TERRACE_AVX512_INLINE __m512i DecodeRound(const RansTable& table, __m512i x, __mmask32 active,
+                                          __m512i even_bytes, const uint8_t** from, uint8_t* to) {
+  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(table.slot_to_symbol), x,
+                                               _mm512_load_si512(table.slot_to_symbol + 64));
+  const __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(table.slot_to_symbol + 128), x,
+                                                _mm512_load_si512(table.slot_to_symbol + 192));
+  const __m512i symbols = _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(to),
+      _mm512_castsi512_si256(_mm512_maskz_permutexvar_epi8(active, even_bytes, symbols)));
+  const __m512i gap = _mm512_permutexvar_epi16(symbols, _mm512_load_si512(table.gap));
+  const __m512i start = _mm512_permutexvar_epi16(symbols, _mm512_load_si512(table.start));
+  // frequency * (x >> 8) + slot - start
+  x = _mm512_mask_sub_epi16(x, active, _mm512_sub_epi16(x, start),
+                            _mm512_mullo_epi16(gap, _mm512_srli_epi16(x, 8)));
+  const __mmask32 refill = _mm512_mask_cmplt_epu16_mask(active, x, _mm512_set1_epi16(256));
+  const __m512i bytes =
+      _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(*from)));
+  *from += _mm_popcnt_u32(refill);
+  x = _mm512_mask_slli_epi16(x, refill, x, 8);
+  return _mm512_or_si512(x, _mm512_maskz_expand_epi16(refill, bytes));
+}
+
+TERRACE_AVX512_INLINE __m512i EvenBytes() {
+  const __m512i words = _mm512_cvtepu8_epi16(
+      _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                       22, 23, 24, 25, 26, 27, 28, 29, 30, 31));
+  // Bytes 0, 2, .. 62 of a register, in its lower half.
+  return _mm512_zextsi256_si512(_mm512_cvtepi16_epi8(_mm512_slli_epi16(words, 1)));
+}
+
+// Over the streams by fold expressions, which are unrolled in every build that optimises.
+template <size_t... k>
+TERRACE_AVX512_INLINE void DecodeEach(Decoding<sizeof...(k)>* decoding, size_t rounds,
+                                      std::index_sequence<k...>) {
+  const RansTable* const tables = decoding->bank->tables;
+  const __mmask32 tail = FirstLanes(decoding->tail_lanes);
+  const size_t rounds_per_channel = decoding->rounds_per_channel;
+  size_t to_tail = decoding->to_tail;
+  const __m512i even_bytes = EvenBytes();
+  __m512i x[] = {_mm512_load_si512(decoding->states[k])...};
+  const uint8_t* at[] = {decoding->at[k]...};
+  for (size_t round = 0; round < rounds; ++round) {
+    const __mmask32 active = to_tail == 0 ? tail : FirstLanes(kRansLanes);
+    to_tail = to_tail == 0 ? rounds_per_channel - 1 : to_tail - 1;
+    ((x[k] = DecodeRound(tables[decoding->schedule[k][round]], x[k], active, even_bytes, &at[k],
+                         decoding->symbols[k] + round * kRansLanes)),
+     ...);
   }
-  const __m512i fresh = _mm512_maskz_expand_epi16(refill, _mm512_cvtepu8_epi16(bytes));
-  const __m512i filled = _mm512_or_si512(_mm512_mask_slli_epi16(x, refill, x, 8), fresh);
-  d->state = _mm512_mask_mov_epi16(d->state, lanes, filled);
-  if (kWhole || d->ok) d->next += wanted;
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(d->symbols + kRansLanes * round),
-                      _mm512_maskz_cvtepi16_epi8(lanes, symbol));
+  decoding->to_tail = to_tail;
+  (_mm512_store_si512(decoding->states[k], x[k]), ...);
+  ((decoding->at[k] = at[k]), ...);
+  ((decoding->schedule[k] += rounds), ...);
+  ((decoding->symbols[k] += rounds * kRansLanes), ...);
 }
 
 template <size_t kStreams>
-TERRACE_RANS void DecodeTogether(const RansTables& tables, const RansShape& shape,
-                                 RansStream* streams) {
-  Decoding d[kStreams];
-  for (size_t i = 0; i < kStreams; ++i) Start(shape, streams[i], &d[i]);
-  const uint32_t tail = LaneMask(shape.tail_lanes);
-  uint32_t in_group = 0;
-  for (uint32_t round = 0; round < shape.rounds; ++round) {
-    const bool last = ++in_group == shape.group;
-    const uint32_t lanes = last ? tail : ~0u;
-    if (last) in_group = 0;
-    bool whole = true;
-    for (size_t i = 0; i < kStreams; ++i) whole &= d[i].end - d[i].next >= 32;
-    if (whole) {
-#pragma GCC unroll 4
-      for (size_t i = 0; i < kStreams; ++i) Round<true>(tables, round, lanes, &d[i]);
-    } else {
-      for (size_t i = 0; i < kStreams; ++i) Round<false>(tables, round, lanes, &d[i]);
-    }
+TERRACE_AVX512 void DecodeRounds(Decoding<kStreams>* decoding, size_t rounds) {
+  DecodeEach(decoding, rounds, std::make_index_sequence<kStreams>());
+}
+
+// The encoder keeps its lanes in descending order, as it writes their bytes.
+struct Lanes {
+  __m512i x;
+  __m512i frequency_seen;  // the least
+  __m256i symbol_seen;     // the greatest
+};
+
+struct Shuffles {
+  __m512i even_bytes;
+  __m512i descending;  // byte 31 - i to word i, and noise
+};
+
+TERRACE_AVX512_INLINE void EncodeRound(const RansTable& table, const uint8_t* from,
+                                       __mmask32 active, __mmask32 descending_active,
+                                       const Shuffles& shuffles, Lanes* lanes, uint8_t** to) {
+  const __m256i given = _mm256_maskz_loadu_epi8(active, reinterpret_cast<const __m256i*>(from));
+  lanes->symbol_seen = _mm256_max_epu8(lanes->symbol_seen, given);
+  const __m512i symbols =
+      _mm512_permutexvar_epi8(shuffles.descending, _mm512_castsi256_si512(given));
+  const __m512i gap = _mm512_permutexvar_epi16(symbols, _mm512_load_si512(table.gap));
+  const __m512i start = _mm512_permutexvar_epi16(symbols, _mm512_load_si512(table.start));
+  const __m512i reciprocal = _mm512_permutexvar_epi16(symbols, _mm512_load_si512(table.reciprocal));
+  const __m512i frequency = _mm512_sub_epi16(_mm512_set1_epi16(kRansTotal), gap);
+  lanes->frequency_seen = _mm512_mask_min_epu16(lanes->frequency_seen, descending_active,
+                                                lanes->frequency_seen, frequency);
+
+  const __m512i high = _mm512_srli_epi16(lanes->x, 8);
+  const __mmask32 emit = _mm512_mask_cmpge_epu16_mask(descending_active, high, frequency);
+  const __m256i bytes =
+      _mm512_castsi512_si256(_mm512_permutexvar_epi8(shuffles.even_bytes, lanes->x));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(*to), _mm256_maskz_compress_epi8(emit, bytes));
+  *to += _mm_popcnt_u32(emit);
+  const __m512i x = _mm512_mask_mov_epi16(lanes->x, emit, high);
+
+  // The quotient, or one less.
+  const __m512i quotient = _mm512_mulhi_epu16(x, reciprocal);
+  const __m512i remainder = _mm512_sub_epi16(x, _mm512_mullo_epi16(quotient, frequency));
+  const __mmask32 less = _mm512_cmpge_epu16_mask(remainder, frequency);
+  __m512i next =
+      _mm512_add_epi16(_mm512_add_epi16(_mm512_slli_epi16(quotient, 8), start), remainder);
+  next = _mm512_mask_add_epi16(next, less, next, gap);
+  lanes->x = _mm512_mask_mov_epi16(lanes->x, descending_active, next);
+}
+
+TERRACE_AVX512_INLINE bool Codable(const Lanes& lanes) {
+  const __m256i strange = _mm256_set1_epi8(static_cast<char>(~(kRansSymbols - 1)));
+  return _mm512_testn_epi16_mask(lanes.frequency_seen, lanes.frequency_seen) == 0 &&
+         _mm256_testz_si256(lanes.symbol_seen, strange) != 0;
+}
+
+template <size_t... k>
+TERRACE_AVX512_INLINE void EncodeEach(Encoding<sizeof...(k)>* encoding, std::index_sequence<k...>) {
+  const RansTable* const tables = encoding->bank->tables;
+  const RansShape shape = encoding->shape;
+  const __mmask32 tail = FirstLanes(shape.tail_lanes);
+  const __mmask32 descending_tail = tail << (kRansLanes - shape.tail_lanes);
+  const __m512i words = _mm512_cvtepu8_epi16(
+      _mm256_setr_epi8(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13,
+                       12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+  const Shuffles shuffles = {EvenBytes(), words};
+  const Lanes fresh = {_mm512_set1_epi16(kFirstState), _mm512_set1_epi16(kRansTotal),
+                       _mm256_setzero_si256()};
+  Lanes lanes[] = {(static_cast<void>(k), fresh)...};
+  uint8_t* at[] = {encoding->at[k]...};
+  size_t from_tail = (shape.rounds_per_channel - shape.rounds % shape.rounds_per_channel) %
+                     shape.rounds_per_channel;
+  for (size_t round = shape.rounds; round-- > 0;) {
+    const __mmask32 active = from_tail == 0 ? tail : FirstLanes(kRansLanes);
+    const __mmask32 descending = from_tail == 0 ? descending_tail : FirstLanes(kRansLanes);
+    from_tail = from_tail + 1 == shape.rounds_per_channel ? 0 : from_tail + 1;
+    (EncodeRound(tables[encoding->schedule[k][round]], encoding->symbols[k] + round * kRansLanes,
+                 active, descending, shuffles, &lanes[k], &at[k]),
+     ...);
   }
-  for (size_t i = 0; i < kStreams; ++i) {
-    streams[i].ok = d[i].ok && d[i].next == d[i].end &&
-                    _mm512_cmpneq_epi16_mask(d[i].state, _mm512_set1_epi16(kLowest)) == 0;
-  }
+  (_mm512_store_si512(encoding->states[k], _mm512_permutexvar_epi16(words, lanes[k].x)), ...);
+  ((encoding->at[k] = at[k]), ...);
+  ((encoding->ok[k] = Codable(lanes[k])), ...);
+}
+
+template <size_t kStreams>
+TERRACE_AVX512 void EncodeRounds(Encoding<kStreams>* encoding) {
+  EncodeEach(encoding, std::make_index_sequence<kStreams>());
 }
 
 }  // namespace
 
-bool RansAvx512Supported() {
-  static const bool supported =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
-      __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2");
-  return supported;
+bool EncodeAvx512(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources) {
+  return EncodeAll<EncodeGroup<4, EncodeRounds<4>, ReverseAvx2>,
+                   EncodeGroup<2, EncodeRounds<2>, ReverseAvx2>,
+                   EncodeGroup<1, EncodeRounds<1>, ReverseAvx2>>(bank, shape, sources);
 }
 
-void RansDecodeAvx512(const RansTables& tables, const RansShape& shape, RansStream* streams,
-                      size_t count) {
-  for (; count >= 4; count -= 4, streams += 4) DecodeTogether<4>(tables, shape, streams);
-  for (; count >= 2; count -= 2, streams += 2) DecodeTogether<2>(tables, shape, streams);
-  if (count == 1) DecodeTogether<1>(tables, shape, streams);
+bool DecodeAvx512(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
+  return DecodeAll<DecodeGroup<4, DecodeRounds<4>>, DecodeGroup<2, DecodeRounds<2>>,
+                   DecodeGroup<1, DecodeRounds<1>>>(bank, shape, streams);
 }
 
-TERRACE_RANS size_t RansEncodeAvx512(const RansTables& tables, const RansShape& shape,
-                                     const uint8_t* schedule, const uint8_t* symbols,
-                                     uint8_t* out) {
-  const __m256i iota = _mm256_set_epi8(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17,
-                                       16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  __m512i state = _mm512_set1_epi16(kLowest);
-  uint8_t* const end = out + RansBound(shape);
-  uint8_t* next = end;
-  uint32_t impossible = 0;
-  for (uint32_t round = shape.rounds; round-- > 0;) {
-    const uint32_t id = schedule[round], lanes = LaneMask(shape.Lanes(round));
-    const __m512i symbol = _mm512_cvtepu8_epi16(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(symbols + kRansLanes * round)));
-    const __m512i frequency =
-        _mm512_permutexvar_epi16(symbol, _mm512_load_si512(tables.frequency[id]));
-    const __m512i start = _mm512_permutexvar_epi16(symbol, _mm512_load_si512(tables.start[id]));
-    const __m512i reciprocal =
-        _mm512_permutexvar_epi16(symbol, _mm512_load_si512(tables.reciprocal[id]));
-    impossible |= _mm512_mask_cmpeq_epi16_mask(lanes, frequency, _mm512_setzero_si512());
-    const __m512i high = _mm512_srli_epi16(state, 8);
-    const uint32_t emit = _mm512_mask_cmpge_epu16_mask(lanes, high, frequency);
-    const auto count = static_cast<uint8_t>(__builtin_popcount(emit));
-    // The bytes go to the top of 32, and those below are written over by the next round.
-    const __m256i packed = _mm256_maskz_compress_epi8(emit, _mm512_maskz_cvtepi16_epi8(~0u, state));
-    const __m256i topped = _mm256_maskz_permutexvar_epi8(
-        ~0u, _mm256_add_epi8(iota, _mm256_set1_epi8(static_cast<char>(count))), packed);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(next - 32), topped);
-    next -= count;
-    // x / frequency: the estimate is right or one less, for x < 256 * frequency.
-    const __m512i x = _mm512_mask_mov_epi16(state, emit, high);
-    const __m512i estimate = _mm512_mulhi_epu16(x, reciprocal);
-    const __m512i rest = _mm512_sub_epi16(x, _mm512_mullo_epi16(estimate, frequency));
-    const __mmask32 more = _mm512_cmpge_epu16_mask(rest, frequency);
-    const __m512i quotient = _mm512_mask_add_epi16(estimate, more, estimate, _mm512_set1_epi16(1));
-    const __m512i remainder = _mm512_mask_sub_epi16(rest, more, rest, frequency);
-    const __m512i coded =
-        _mm512_add_epi16(_mm512_slli_epi16(quotient, 8), _mm512_add_epi16(remainder, start));
-    state = _mm512_mask_mov_epi16(state, lanes, coded);
-  }
-  if (impossible != 0) return 0;
-  const uint32_t states = shape.States();
-  next -= 2 * states;
-  _mm512_mask_storeu_epi16(next, LaneMask(states), state);
-  std::memmove(out, next, end - next);
-  return end - next;
-}
-#else
-bool RansAvx512Supported() { return false; }
-size_t RansEncodeAvx512(const RansTables& tables, const RansShape& shape, const uint8_t* schedule,
-                        const uint8_t* symbols, uint8_t* out) {
-  return RansEncodeScalar(tables, shape, schedule, symbols, out);
-}
-void RansDecodeAvx512(const RansTables& tables, const RansShape& shape, RansStream* streams,
-                      size_t count) {
-  RansDecodeScalar(tables, shape, streams, count);
-}
-#endif
+}  // namespace terrace::kernels::rans
 
-}  // namespace terrace::kernels
+#endif  // __x86_64__

@@ -30,14 +30,24 @@ double CosineOf(double x) {
   return p * s + 1.0;
 }
 
-// Values a and b stand `stride` apart, pairs `step` apart.
-inline void RotatePairs(float* a, float* b, size_t step, size_t pairs, const Turn* turns,
-                        float sign) {
+TERRACE_CLONES
+void RotateHalf(float* head, size_t pairs, const Turn* turns, float sign) {
+  float* const second = head + pairs;
   for (size_t i = 0; i < pairs; ++i) {
-    const float x = a[i * step], y = b[i * step];
+    const float x = head[i], y = second[i];
     const float c = turns[i].cosine, s = sign * turns[i].sine;
-    a[i * step] = x * c - y * s;
-    b[i * step] = y * c + x * s;
+    head[i] = x * c - y * s;
+    second[i] = y * c + x * s;
+  }
+}
+
+// Not cloned: g++ 12 makes vfmaddsub of this one, -ffp-contract=off or not, which rounds once only.
+void RotateInterleaved(float* head, size_t pairs, const Turn* turns, float sign) {
+  for (size_t i = 0; i < pairs; ++i) {
+    const float x = head[2 * i], y = head[2 * i + 1];
+    const float c = turns[i].cosine, s = sign * turns[i].sine;
+    head[2 * i] = x * c - y * s;
+    head[2 * i + 1] = y * c + x * s;
   }
 }
 
@@ -70,17 +80,13 @@ void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t
   }
 }
 
-TERRACE_CLONES
 void Rotate(float* token, size_t heads, size_t head_dim, size_t rotary_dim, RopePairing pairing,
             const Turn* turns, bool back) {
   const float sign = back ? -1.0f : 1.0f;
   for (size_t h = 0; h < heads; ++h) {
     float* head = token + h * head_dim;
-    if (pairing == RopePairing::kHalf) {
-      RotatePairs(head, head + rotary_dim / 2, 1, rotary_dim / 2, turns, sign);
-    } else if (pairing == RopePairing::kInterleaved) {
-      RotatePairs(head, head + 1, 2, rotary_dim / 2, turns, sign);
-    }
+    if (pairing == RopePairing::kHalf) RotateHalf(head, rotary_dim / 2, turns, sign);
+    if (pairing == RopePairing::kInterleaved) RotateInterleaved(head, rotary_dim / 2, turns, sign);
   }
 }
 

@@ -1,0 +1,267 @@
+"""A reader of encoded KV written from docs/formats/chunk.md and profile.md alone, for tests. Slow."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import numpy as np
+
+F32 = np.float32
+
+
+class Damaged(Exception):
+    pass
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _TABLE[(crc ^ byte) & 255] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+def demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise Damaged(what)
+
+
+@dataclasses.dataclass
+class ProfileSection:
+    block: int
+    scale16: np.ndarray
+    mean: np.ndarray
+    row_scale: np.ndarray
+    matrix: np.ndarray | None
+    slope: int
+
+
+class Profile:
+    def __init__(self, data: bytes) -> None:
+        demand(data[:8] == b"TKVPROF1" and data[8:10] == b"\1\0", "not a profile of format 1")
+        crc, size = struct.unpack_from("<IQ", data, 12)
+        demand(size == len(data), "length")
+        demand(crc == crc32c(data[:12] + bytes(4) + data[16:]), "checksum")
+        (self.transform, self.pairing, self.rotary_dim, self.layers, self.heads, k_dim, v_dim,
+         levels) = struct.unpack_from("<BBHIIIIB", data, 24)
+        at = 128
+
+        def take(kind: str, count: int) -> np.ndarray:
+            nonlocal at
+            values = np.frombuffer(data, kind, count, at)
+            at += values.nbytes
+            return values
+
+        self.frequencies = take("<u8", self.rotary_dim // 2)
+        self.tables = take("<u2", 64 * 32).reshape(64, 32).astype(int)
+        demand((self.tables.sum(1) == 256).all(), "tables")
+        self.sections = []
+        for index in range(2 * self.layers):
+            dim = v_dim if index % 2 else k_dim
+            channels = self.heads * dim
+            block = {1: 1, 2: dim, 3: channels}[self.transform]
+            scale16, mean, row = take("<i2", channels), take("<f4", channels), take("<f4", channels)
+            matrix = None
+            if self.transform != 1:
+                matrix = take("<i2", channels * block).reshape(-1, block, block)
+            slope = int(take("<i4", 1)[0])
+            if levels:
+                take("<f4", self.heads * (k_dim + v_dim) + 3)
+            self.sections.append(ProfileSection(block, scale16, mean, row, matrix, slope))
+        demand(at == len(data), "bytes after the last section")
+
+
+def decode_rans(profile: Profile, data: bytes, tokens: int, channels: int,
+                make_schedule) -> tuple[np.ndarray, list[int]]:
+    """Symbols [rounds, 32] and the tables of the rounds; make_schedule(levels) gives those after the
+    first G."""
+    groups = -(-tokens // 32)
+    tail = tokens - 32 * (groups - 1)
+    rounds = groups * (1 + channels)
+    states_stored = 32 if groups > 1 else tokens
+    demand(len(data) >= 2 * states_stored, "states")
+    states = list(struct.unpack_from(f"<{states_stored}H", data))
+    states += [256] * (32 - states_stored)
+    at = 2 * states_stored
+    slots = [np.repeat(np.arange(32), row).tolist() for row in profile.tables]
+    starts = (np.cumsum(profile.tables, axis=1) - profile.tables).tolist()
+    frequencies = profile.tables.tolist()
+    symbols = np.zeros((rounds, 32), int)
+    schedule = [61] * groups
+    for r in range(rounds):
+        if r == groups:
+            schedule += make_schedule(symbols[:groups].reshape(-1)[:tokens] - 16)
+        table = schedule[r]
+        for lane in range(tail if r % groups == groups - 1 else 32):
+            x = states[lane]
+            slot = x & 255
+            s = slots[table][slot]
+            x = frequencies[table][s] * (x >> 8) + slot - starts[table][s]
+            if x < 256:
+                demand(at < len(data), "rANS bytes")
+                x = x << 8 | data[at]
+                at += 1
+            states[lane] = x
+            symbols[r, lane] = s
+    demand(at == len(data) and all(x == 256 for x in states), "end of the rANS stream")
+    return symbols, schedule
+
+
+def low_bits(table: int) -> int:
+    return (table - 20) // 4 - 1 if table <= 60 and table - 20 >= 8 else 0
+
+
+def power(exponent16: int) -> np.float32:
+    root = F32(2.0 ** (exponent16 % 16 / 16))
+    return F32(root * F32(2.0 ** max(-126, min(127, exponent16 // 16))))
+
+
+def turn(phase: int) -> tuple[np.float32, np.float32]:
+    q = ((phase + 2**61) % 2**64) >> 62
+    r = (phase - (q << 62)) % 2**64
+    x = float(r - 2**64 if r >= 2**63 else r) * 3.4061215800865545e-19
+    z = x * x
+    sine = 1.6059043836821613e-10
+    for c in (-2.505210838544172e-08, 2.7557319223985893e-06, -0.0001984126984126984,
+              0.008333333333333333, -0.16666666666666666, 1.0):
+        sine = sine * z + c
+    sine *= x
+    cosine = -1.1470745597729725e-11
+    for c in (2.08767569878681e-09, -2.755731922398589e-07, 2.48015873015873e-05,
+              -0.001388888888888889, 0.041666666666666664, -0.5, 1.0):
+        cosine = cosine * z + c
+    c, s = F32(cosine), F32(sine)
+    return [(c, s), (-s, c), (-c, -s), (s, -c)][q]
+
+
+def to_dtype(values: np.ndarray, dtype: int) -> np.ndarray:
+    """Bytes [..., bytes of a value]."""
+    if dtype == 1:
+        return values.astype("<f4")[..., None].view(np.uint8)
+    if dtype == 2:
+        with np.errstate(over="ignore"):
+            return values.astype("<f2")[..., None].view(np.uint8)
+    bits = values.astype("<f4").view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return np.where(nan, bits >> 16 | 0x40, rounded).astype("<u2")[..., None].view(np.uint8)
+
+
+class Chunk:
+    def __init__(self, data: bytes, profile: Profile | None) -> None:
+        self.data, self.profile = data, profile
+        demand(data[:8] == b"TKVCHUNK" and data[8:10] == b"\1\0", "not a container of format 1")
+        crc, length = struct.unpack_from("<II", data, 12)
+        demand(crc == crc32c(data[:12] + bytes(4) + data[16:length]), "checksum of the header")
+        self.tokens, self.position, self.dtype, self.order, self.codec, self.lambda16 = (
+            struct.unpack_from("<IQBBBxi", data, 20))
+        self.layers, self.heads, *self.dims = struct.unpack_from("<IIII", data, 40)
+        self.value_bytes = {1: 4, 2: 2, 3: 2}.get(self.dtype, 1)
+
+    def section(self, index: int) -> bytes:
+        """The section's bytes as they were encoded."""
+        offset, length, crc = struct.unpack_from("<QII", self.data, 128 + 16 * index)
+        data = self.data[offset:offset + length]
+        tiles = -(-self.tokens // 128)
+        demand(len(data) == length and crc == crc32c(data[:8 * tiles]), f"tile table of {index}")
+        at, rows = 8 * tiles, []
+        channels = self.heads * self.dims[index % 2]
+        for t in range(tiles):
+            size, crc = struct.unpack_from("<II", data, 8 * t)
+            tile = data[at:at + size]
+            demand(len(tile) == size and crc == crc32c(tile), f"section {index} tile {t}")
+            at += size
+            tokens = min(128, self.tokens - 128 * t)
+            if self.codec == 0:
+                rows.append(np.frombuffer(tile, np.uint8).reshape(
+                    tokens, channels, self.value_bytes))
+            else:
+                rows.append(self._tile(index, 128 * t, tokens, channels, tile))
+        demand(at == len(data), "bytes after the last tile")
+        if not rows:
+            return b""
+        values = np.concatenate(rows).reshape(self.tokens, self.heads, -1, self.value_bytes)
+        return (values if self.order == 1 else values.transpose(1, 0, 2, 3)).tobytes()
+
+    def _tile(self, index: int, first: int, tokens: int, channels: int, tile: bytes) -> np.ndarray:
+        section = self.profile.sections[index]
+        rans_bytes, escapes = struct.unpack_from("<II", tile)
+        groups = -(-tokens // 32)
+        order: list[int] = []
+        levels: list[int] = []
+
+        def make_schedule(decoded: np.ndarray) -> list[int]:
+            levels.extend(int(x) for x in decoded)
+            order.extend(sorted(range(tokens), key=lambda t: levels[t]))
+            shifts = []
+            for g in range(groups):
+                members = order[32 * g:32 * g + 32]
+                shifts.append(4 * section.slope * sum(levels[t] for t in members)
+                              // (256 * len(members)) - self.lambda16)
+            return [max(0, min(60, ((int(section.scale16[c]) + shift + 2) >> 2) + 20))
+                    for c in range(channels) for shift in shifts]
+
+        symbols, schedule = decode_rans(
+            self.profile, tile[8:8 + rans_bytes], tokens, channels, make_schedule)
+        at = 8 + rans_bytes
+        coefficients = np.zeros((tokens, channels), int)
+        escaped = []
+        for r in range(groups, len(schedule)):
+            k = low_bits(schedule[r])
+            planes = struct.unpack_from(f"<{k}I", tile, at)
+            at += 4 * k
+            for lane, token in enumerate(order[32 * (r % groups):32 * (r % groups) + 32]):
+                s = int(symbols[r, lane])
+                low = sum((plane >> lane & 1) << b for b, plane in enumerate(planes))
+                coefficients[token, r // groups - 1] = (s - 15) * 2**k - (2**k >> 1) + low
+                if s == 31:
+                    escaped.append((32 * r + lane, token, r // groups - 1))
+        demand(len(escaped) == escapes, "escapes")
+        for place, token, c in escaped:
+            stored, q = struct.unpack_from("<Ih", tile, at)
+            demand(stored == place, "place of an escape")
+            coefficients[token, c] = q
+            at += 6
+        out = np.zeros((tokens, channels, self.value_bytes), np.uint8)
+        for t in range(tokens):
+            if levels[t] == -16:
+                size = channels * self.value_bytes
+                out[t] = np.frombuffer(tile, np.uint8, size, at).reshape(channels, -1)
+                at += size
+            else:
+                out[t] = to_dtype(self._token(section, index, first + t, levels[t],
+                                              coefficients[t]), self.dtype)
+        demand(at == len(tile), "length of a tile")
+        return out
+
+    def _token(self, section: ProfileSection, index: int, token: int, level: int,
+               coefficients: np.ndarray) -> np.ndarray:
+        sums = coefficients
+        if section.matrix is not None:
+            blocks = coefficients.reshape(-1, section.block)
+            sums = np.einsum("bk,bkj->bj", blocks, section.matrix.astype(np.int64)).reshape(-1)
+            sums = (sums + 2**31) % 2**32 - 2**31
+        x = sums.astype(F32) * power(self.lambda16 - 4 * level) * section.row_scale + section.mean
+        if index % 2 == 0 and self.profile.pairing:
+            pairs = self.profile.rotary_dim // 2
+            x = x.reshape(self.heads, -1).copy()
+            for i in range(pairs):
+                phase = (self.position + token) * int(self.profile.frequencies[i]) % 2**64
+                c, s = turn(phase)
+                a, b = (i, i + pairs) if self.profile.pairing == 1 else (2 * i, 2 * i + 1)
+                p, q = x[:, a].copy(), x[:, b].copy()
+                x[:, a], x[:, b] = p * c - q * s, q * c + p * s
+            x = x.reshape(-1)
+        return x

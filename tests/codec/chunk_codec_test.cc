@@ -1,0 +1,146 @@
+#include "codec/chunk_codec.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "kernels/float_format.h"
+#include "tests/support/codec_profile.h"
+
+namespace terrace::codec {
+namespace {
+
+struct Kv {
+  KvShape shape;
+  std::vector<std::vector<uint8_t>> sections;
+
+  std::vector<const uint8_t*> Pointers() const {
+    std::vector<const uint8_t*> pointers;
+    for (const auto& section : sections) pointers.push_back(section.data());
+    return pointers;
+  }
+};
+
+Kv RandomKv(const testing::ProfileParameters& of, uint32_t tokens, Dtype dtype, KvOrder order) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0, 2);
+  Kv kv;
+  kv.shape = {dtype, order, of.layers, of.heads, of.k_dim, of.v_dim, tokens, 1000};
+  for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
+    std::vector<uint8_t> bytes(kv.shape.SectionBytes(s));
+    for (size_t i = 0; i < bytes.size(); i += DtypeBytes(dtype)) {
+      const float value = normal(random);
+      const uint16_t half =
+          dtype == Dtype::kBf16 ? kernels::Bf16OfFloat(value) : kernels::F16OfFloat(value);
+      if (dtype == Dtype::kF32) {
+        std::memcpy(bytes.data() + i, &value, 4);
+      } else {
+        std::memcpy(bytes.data() + i, &half, 2);
+      }
+    }
+    kv.sections.push_back(std::move(bytes));
+  }
+  return kv;
+}
+
+std::shared_ptr<const Encoder> EncoderOf(const testing::ProfileParameters& of) {
+  auto profile = Profile::Parse(testing::MakeProfile(of));
+  EXPECT_TRUE(profile.ok()) << profile.status();
+  auto encoder = Encoder::Make(*profile);
+  EXPECT_TRUE(encoder.ok()) << encoder.status();
+  return *encoder;
+}
+
+// Of geometries with odd heads, heads of 64 to 256, and tails.
+class ChunkCodecTest
+    : public ::testing::TestWithParam<std::tuple<Transform, uint32_t, uint32_t, Dtype>> {};
+
+TEST_P(ChunkCodecTest, ValuesComeBackWithinAStepAndTheSameWhateverTheOrder) {
+  const auto [transform, dim, tokens, dtype] = GetParam();
+  const testing::ProfileParameters of{transform, 1, 2, 3, dim, dim / 2, 7};
+  const auto encoder = EncoderOf(of);
+  std::vector<std::vector<uint8_t>> containers;
+  const Kv kv = RandomKv(of, tokens, dtype, KvOrder::kTokenMajor);
+  const auto encoded = encoder->Encode(kv.shape, -48, 1, 0, kv.Pointers());
+  ASSERT_TRUE(encoded.ok()) << encoded.status();
+  const auto chunk = ParseHeader(*encoded);
+  ASSERT_TRUE(chunk.ok()) << chunk.status();
+  for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
+    std::vector<uint8_t> out(kv.shape.SectionBytes(s));
+    const absl::Status status = DecodeSection(*encoded, *chunk, &encoder->profile(), s, out.data());
+    ASSERT_TRUE(status.ok()) << status;
+    double error = 0;
+    for (size_t i = 0; i < out.size(); i += DtypeBytes(dtype)) {
+      float a, b;
+      if (dtype == Dtype::kF32) {
+        std::memcpy(&a, &out[i], 4);
+        std::memcpy(&b, &kv.sections[s][i], 4);
+      } else {
+        uint16_t x, y;
+        std::memcpy(&x, &out[i], 2);
+        std::memcpy(&y, &kv.sections[s][i], 2);
+        a = dtype == Dtype::kBf16 ? kernels::FloatOfBf16(x) : kernels::FloatOfF16(x);
+        b = dtype == Dtype::kBf16 ? kernels::FloatOfBf16(y) : kernels::FloatOfF16(y);
+      }
+      error += std::abs(a - b);
+    }
+    // A step is 1/8 of a unit, which is at most two here.
+    EXPECT_LT(error / (out.size() / DtypeBytes(dtype)), 0.25) << s;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ChunkCodecTest,
+    ::testing::Combine(::testing::Values(Transform::kChannel, Transform::kHead, Transform::kLayer),
+                       ::testing::Values(64u, 128u), ::testing::Values(1u, 33u, 300u),
+                       ::testing::Values(Dtype::kF32, Dtype::kF16, Dtype::kBf16)));
+
+TEST(ChunkCodec, RawContainersGiveTheBytesBackInAnyOrderAndDtype) {
+  for (KvOrder order : {KvOrder::kTokenMajor, KvOrder::kHeadMajor}) {
+    const Kv kv = RandomKv({}, 150, Dtype::kF16, order);
+    KvShape shape = kv.shape;
+    for (Dtype dtype : {Dtype::kF16, Dtype::kF8E4M3}) {
+      shape.dtype = dtype;
+      const std::vector<uint8_t> container = EncodeRaw(shape, kv.Pointers());
+      const auto chunk = ParseHeader(container);
+      ASSERT_TRUE(chunk.ok()) << chunk.status();
+      for (uint32_t s = 0; s < shape.Sections(); ++s) {
+        std::vector<uint8_t> out(shape.SectionBytes(s));
+        ASSERT_TRUE(DecodeSection(container, *chunk, nullptr, s, out.data()).ok());
+        EXPECT_TRUE(std::equal(out.begin(), out.end(), kv.sections[s].begin()));
+      }
+    }
+  }
+}
+
+TEST(ChunkCodec, OtherDtypesAndGeometriesAreRefusedByName) {
+  const auto encoder = EncoderOf({});
+  Kv kv = RandomKv({}, 10, Dtype::kF16, KvOrder::kTokenMajor);
+  kv.shape.dtype = Dtype::kF8E4M3;
+  const auto status = encoder->Encode(kv.shape, 0, 0, 0, kv.Pointers()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("must be float32, float16 or bfloat16"), std::string::npos);
+  kv.shape.dtype = Dtype::kF16;
+  kv.shape.heads = 3;
+  EXPECT_EQ(encoder->Encode(kv.shape, 0, 0, 0, kv.Pointers()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(ChunkCodec, ASectionIsDecodedFromItsOwnBytesAlone) {
+  const auto encoder = EncoderOf({});
+  const Kv kv = RandomKv({}, 200, Dtype::kBf16, KvOrder::kTokenMajor);
+  auto container = *encoder->Encode(kv.shape, -32, 4, 0, kv.Pointers());
+  const auto chunk = *ParseHeader(container);
+  std::vector<uint8_t> before(kv.shape.SectionBytes(1)), after(before.size());
+  ASSERT_TRUE(DecodeSection(container, chunk, &encoder->profile(), 1, before.data()).ok());
+  const SectionPlace& other = chunk.sections[0];
+  std::fill_n(container.begin() + other.offset, other.bytes, 0xee);
+  ASSERT_TRUE(DecodeSection(container, chunk, &encoder->profile(), 1, after.data()).ok());
+  EXPECT_EQ(before, after);
+  EXPECT_EQ(DecodeSection(container, chunk, &encoder->profile(), 0, before.data()).code(),
+            absl::StatusCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace terrace::codec

@@ -1,6 +1,6 @@
 # What people type. The build itself is CMake's; these only name its steps.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test bench lint format bootstrap configure
+.PHONY: help demo build test bench quality lint format bootstrap configure
 
 python := build/venv/bin/python
 build_dir := build/release
@@ -26,6 +26,12 @@ test: build ## every test on the release build; ends with the totals
 bench: build ## every suite of terrace-bench, against its reference in the same run
 	@echo "bench: terrace-bench all"
 	@$(build_dir)/terrace-bench all
+
+quality: configure ## size and loss of every codec on a language model, rivals beside ours; 15 minutes
+	@echo "quality: building the codec library"
+	@cmake --build $(build_dir) --target terrace_codec_shared
+	@echo "quality: running tests/quality/quality.py"
+	@$(python) tests/quality/quality.py
 
 lint: configure ## formatting, clang-tidy and the tidy rules
 	@echo "lint: clang-format"

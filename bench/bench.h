@@ -34,6 +34,7 @@ struct Suite {
   absl::StatusOr<std::vector<Row>> (*run)(const Context& context);
 };
 
+absl::StatusOr<std::vector<Row>> RunCodec(const Context& context);
 absl::StatusOr<std::vector<Row>> RunRpc(const Context& context);
 absl::StatusOr<std::vector<Row>> RunStore(const Context& context);
 absl::StatusOr<std::vector<Row>> RunLoad(const Context& context);

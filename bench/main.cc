@@ -23,6 +23,7 @@ constexpr Suite kSuites[] = {
     {"ttft", "time to first token of a real model, cold and restored", RunTtft},
     {"nvme", "the NVMe tier's reads, writes and CPU against fio", RunNvme},
     {"restart", "1,000,000 records on NVMe: the first lookup, the index", RunRestart},
+    {"codec", "encoding and decoding KV on one core against memcpy", RunCodec},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
 };
 

@@ -1,6 +1,9 @@
 // A small profile, made up rather than calibrated, for tests and fuzzing of codec/.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -16,6 +19,8 @@ struct ProfileParameters {
   uint8_t pairing = 1;
   uint32_t layers = 1, heads = 2, k_dim = 8, v_dim = 4;
   uint32_t seed = 1;
+  // 16 log2 of the coefficients' standard deviations: from the lowest, over so many.
+  uint32_t lowest_scale16 = 0, scales16 = 160;
 };
 
 // Sets length and checksum, so that what is in between reaches the parser.
@@ -25,6 +30,22 @@ inline void SealProfile(std::vector<uint8_t>* bytes) {
   std::memset(bytes->data() + 12, 0, 4);
   const uint32_t crc = kernels::Crc32c(bytes->data(), bytes->size());
   std::memcpy(bytes->data() + 12, &crc, sizeof crc);
+}
+
+// Of symbols around 15 with a standard deviation of `scale`; every symbol can be coded.
+inline std::array<uint16_t, 32> LaplacianFrequencies(double scale) {
+  std::array<double, 32> share;
+  double sum = 0;
+  for (int s = 0; s < 32; ++s)
+    sum += share[s] = std::exp(-std::sqrt(2.0) * std::abs(s - 15) / scale);
+  std::array<uint16_t, 32> frequencies;
+  int left = 256;
+  for (int s = 0; s < 32; ++s) {
+    frequencies[s] = static_cast<uint16_t>(std::max(1.0, std::floor(256 * share[s] / sum)));
+    left -= frequencies[s];
+  }
+  frequencies[15] = static_cast<uint16_t>(frequencies[15] + left);
+  return frequencies;
 }
 
 inline std::vector<uint8_t> MakeProfile(const ProfileParameters& of) {
@@ -47,12 +68,15 @@ inline std::vector<uint8_t> MakeProfile(const ProfileParameters& of) {
   out.resize(128);
   for (uint32_t i = 0; i < rotary_dim / 2; ++i) put(uint64_t{random()} << 32 | random());
   for (uint32_t t = 0; t < codec::kTables; ++t) {
-    for (uint32_t s = 0; s < 32; ++s) put(uint16_t{8});
+    const double scale =
+        t < codec::kScaleTables ? std::exp2((static_cast<int>(t) - 20) / 4.0) : 1e9;
+    for (uint16_t frequency : LaplacianFrequencies(std::min(scale, 8.0))) put(frequency);
   }
   for (uint32_t s = 0; s < 2 * of.layers; ++s) {
     const uint32_t dim = s % 2 == 0 ? of.k_dim : of.v_dim, channels = of.heads * dim;
     const uint32_t block = of.transform == codec::Transform::kHead ? dim : channels;
-    for (uint32_t c = 0; c < channels; ++c) put(static_cast<int16_t>(random() % 160));
+    for (uint32_t c = 0; c < channels; ++c)
+      put(static_cast<int16_t>(of.lowest_scale16 + random() % of.scales16));
     for (uint32_t c = 0; c < channels; ++c) put(static_cast<float>(random() % 16) / 8 - 1);
     for (uint32_t c = 0; c < channels; ++c) {
       put(of.transform == codec::Transform::kChannel ? 1.0f : 0x1p-14f);

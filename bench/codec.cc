@@ -83,12 +83,11 @@ absl::Status MeasureChunk(Transform transform, const std::string& name, bool wit
     const auto container = (*encoder)->Encode(kv.shape, kLambda16, 4, 0, kv.pointers);
     const double encoded = NowSeconds() - start;
     if (!container.ok()) return container.status();
-    const auto chunk = codec::ParseHeader(*container);
-    if (!chunk.ok()) return chunk.status();
     start = NowSeconds();
+    const auto decoder = codec::Decoder::Make(*container, (*encoder)->profile());
+    if (!decoder.ok()) return decoder.status();
     for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
-      const absl::Status status = codec::DecodeSection(*container, *chunk, &(*encoder)->profile(),
-                                                       s, kv.sections[s].data());
+      const absl::Status status = decoder->Section(s, kv.sections[s].data());
       if (!status.ok()) return status;
     }
     const double decoded = NowSeconds() - start;

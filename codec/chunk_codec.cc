@@ -49,12 +49,12 @@ std::vector<uint8_t> Assemble(const ChunkHeader& header,
   return container;
 }
 
-// What positions of a tile turn by.
-std::vector<kernels::Turn> TurnsOf(const Profile& profile, const KvShape& shape, uint32_t tile) {
+// What every position turns by.
+std::vector<kernels::Turn> TurnsOf(const Profile& profile, const KvShape& shape) {
   const size_t pairs = profile.frequencies().size();
-  std::vector<kernels::Turn> turns(shape.TileTokens(tile) * pairs);
-  kernels::FillTurns(profile.frequencies().data(), pairs, shape.position + tile * kTileTokens,
-                     shape.TileTokens(tile), turns.data());
+  std::vector<kernels::Turn> turns(shape.tokens * pairs);
+  kernels::FillTurns(profile.frequencies().data(), pairs, shape.position, shape.tokens,
+                     turns.data());
   return turns;
 }
 
@@ -83,7 +83,8 @@ LayerRows ReadLayer(const Profile& profile, const KvShape& shape, uint32_t layer
       float* row = rows.values[part].data() + size_t{t} * channels;
       ReadRow(shape, s, sections[s], first + t, row);
       ReadRawRow(shape, s, sections[s], first + t, rows.source[part].data() + t * token_bytes);
-      if (part == 0) RotateRow(profile, turns.data() + t * profile.frequencies().size(), true, row);
+      if (part == 0)
+        RotateRow(profile, turns.data() + (first + t) * profile.frequencies().size(), true, row);
     }
   }
   return rows;
@@ -104,52 +105,6 @@ absl::Status DecodeRaw(const KvShape& shape, uint32_t section,
     for (uint32_t i = 0; i < shape.TileTokens(t); ++i) {
       WriteRawRow(shape, section, tiles[t].data() + i * token_bytes, t * kTileTokens + i, out);
     }
-  }
-  return absl::OkStatus();
-}
-
-void WriteTile(const KvShape& shape, const Profile& profile, uint32_t section, uint32_t tile,
-               const TileDecoder& decoder, uint8_t* out) {
-  std::vector<float> row(shape.Channels(section));
-  std::vector<kernels::Turn> turns;
-  if (section % 2 == 0) turns = TurnsOf(profile, shape, tile);
-  for (uint32_t t = 0; t < shape.TileTokens(tile); ++t) {
-    const uint32_t token = tile * kTileTokens + t;
-    if (const uint8_t* raw = decoder.RawToken(t)) {
-      WriteRawRow(shape, section, raw, token, out);
-      continue;
-    }
-    decoder.Token(t, row.data());
-    if (section % 2 == 0) {
-      RotateRow(profile, turns.data() + t * profile.frequencies().size(), false, row.data());
-    }
-    WriteRow(shape, section, row.data(), token, out);
-  }
-}
-
-// Tiles [first, first + count) of a section, all of one shape.
-absl::Status DecodeTiles(const ParsedChunk& chunk, const Profile& profile, uint32_t section,
-                         const std::vector<std::span<const uint8_t>>& tiles, uint32_t first,
-                         uint32_t count, uint8_t* out) {
-  const KvShape& shape = chunk.header.shape;
-  std::array<TileDecoder, kTogether> decoders;
-  std::array<kernels::RansStream, kTogether> streams;
-  for (uint32_t i = 0; i < count; ++i) {
-    if (absl::Status status =
-            decoders[i].Start(profile, section, chunk.header.lambda16, shape.TileTokens(first + i),
-                              DtypeBytes(shape.dtype), tiles[first + i]);
-        !status.ok()) {
-      return InSection(section, first + i, status);
-    }
-    streams[i] = *decoders[i].stream();
-  }
-  kernels::RansDecode(profile.tables(), decoders[0].shape(), {streams.data(), count});
-  for (uint32_t i = 0; i < count; ++i) {
-    decoders[i].stream()->ok = streams[i].ok;
-    if (absl::Status status = decoders[i].Finish(); !status.ok()) {
-      return InSection(section, first + i, status);
-    }
-    WriteTile(shape, profile, section, first + i, decoders[i], out);
   }
   return absl::OkStatus();
 }
@@ -181,8 +136,8 @@ absl::StatusOr<std::vector<uint8_t>> Encoder::Encode(
         absl::StrCat("lambda16 must be -", kMaxLambda16, " .. ", kMaxLambda16));
   }
   std::vector<SectionWriter> writers(shape.Sections(), SectionWriter(shape.Tiles()));
+  const std::vector<kernels::Turn> turns = TurnsOf(*profile_, shape);
   for (uint32_t tile = 0; tile < shape.Tiles(); ++tile) {
-    const std::vector<kernels::Turn> turns = TurnsOf(*profile_, shape, tile);
     const uint32_t tokens = shape.TileTokens(tile);
     std::array<bool, kTileTokens> raw;
     for (uint32_t t = 0; t < tokens; ++t) {
@@ -226,30 +181,86 @@ std::vector<uint8_t> EncodeRaw(const KvShape& shape, std::span<const uint8_t* co
   return Assemble({.codec = CodecId::kRaw, .shape = shape}, writers);
 }
 
-absl::Status DecodeSection(std::span<const uint8_t> container, const ParsedChunk& chunk,
-                           const Profile* profile, uint32_t section, uint8_t* out) {
-  absl::StatusOr<std::vector<std::span<const uint8_t>>> tiles = TilesOf(container, chunk, section);
-  if (!tiles.ok()) return tiles.status();
-  const KvShape& shape = chunk.header.shape;
-  if (chunk.header.codec == CodecId::kRaw) return DecodeRaw(shape, section, *tiles, out);
-  if (profile == nullptr || profile->hash() != chunk.header.profile) {
+absl::StatusOr<Decoder> Decoder::Make(std::span<const uint8_t> container,
+                                      std::shared_ptr<const Profile> profile) {
+  absl::StatusOr<ParsedChunk> chunk = ParseHeader(container);
+  if (!chunk.ok()) return chunk.status();
+  Decoder decoder;
+  decoder.container_ = container;
+  decoder.chunk_ = *std::move(chunk);
+  if (decoder.header().codec == CodecId::kRaw) return decoder;
+  const KvShape& shape = decoder.header().shape;
+  if (profile == nullptr || profile->hash() != decoder.header().profile) {
     return absl::FailedPreconditionError("the chunk was encoded with another profile");
   }
   if (absl::Status status = profile->CheckShape(shape); !status.ok()) return status;
   if (!HasRows(shape.dtype)) {
-    return absl::DataLossError(absl::StrCat("section ", section, ": encoded with a profile, from ",
-                                            Sv(DtypeName(shape.dtype))));
+    return absl::DataLossError(
+        absl::StrCat("encoded with a profile, from ", Sv(DtypeName(shape.dtype))));
   }
+  decoder.turns_ = TurnsOf(*profile, shape);
+  decoder.profile_ = std::move(profile);
+  return decoder;
+}
+
+absl::Status Decoder::Section(uint32_t section, uint8_t* out) const {
+  const KvShape& shape = header().shape;
+  const auto tiles = TilesOf(container_, chunk_, section);
+  if (!tiles.ok()) return tiles.status();
+  if (header().codec == CodecId::kRaw) return DecodeRaw(shape, section, *tiles, out);
   const uint32_t whole = shape.tokens / kTileTokens;
   for (uint32_t first = 0; first < tiles->size();) {
     const uint32_t count = first < whole ? std::min(kTogether, whole - first) : 1;
-    if (absl::Status status = DecodeTiles(chunk, *profile, section, *tiles, first, count, out);
-        !status.ok()) {
-      return status;
-    }
+    const auto some = std::span(*tiles).subspan(first, count);
+    if (absl::Status status = Tiles(section, some, first, out); !status.ok()) return status;
     first += count;
   }
   return absl::OkStatus();
+}
+
+// Tiles of one shape, the first of which is `first`.
+absl::Status Decoder::Tiles(uint32_t section, std::span<const std::span<const uint8_t>> tiles,
+                            uint32_t first, uint8_t* out) const {
+  const KvShape& shape = header().shape;
+  std::array<TileDecoder, kTogether> decoders;
+  std::array<kernels::RansStream, kTogether> streams;
+  for (uint32_t i = 0; i < tiles.size(); ++i) {
+    if (absl::Status status =
+            decoders[i].Start(*profile_, section, header().lambda16, shape.TileTokens(first + i),
+                              DtypeBytes(shape.dtype), tiles[i]);
+        !status.ok()) {
+      return InSection(section, first + i, status);
+    }
+    streams[i] = *decoders[i].stream();
+  }
+  kernels::RansDecode(profile_->tables(), decoders[0].shape(), {streams.data(), tiles.size()});
+  for (uint32_t i = 0; i < tiles.size(); ++i) {
+    decoders[i].stream()->ok = streams[i].ok;
+    if (absl::Status status = decoders[i].Finish(); !status.ok()) {
+      return InSection(section, first + i, status);
+    }
+    WriteTile(section, first + i, decoders[i], out);
+  }
+  return absl::OkStatus();
+}
+
+void Decoder::WriteTile(uint32_t section, uint32_t tile, const TileDecoder& decoder,
+                        uint8_t* out) const {
+  const KvShape& shape = header().shape;
+  std::vector<float> row(shape.Channels(section));
+  for (uint32_t t = 0; t < shape.TileTokens(tile); ++t) {
+    const uint32_t token = tile * kTileTokens + t;
+    if (const uint8_t* raw = decoder.RawToken(t)) {
+      WriteRawRow(shape, section, raw, token, out);
+      continue;
+    }
+    decoder.Token(t, row.data());
+    if (section % 2 == 0) {
+      RotateRow(*profile_, turns_.data() + token * profile_->frequencies().size(), false,
+                row.data());
+    }
+    WriteRow(shape, section, row.data(), token, out);
+  }
 }
 
 }  // namespace terrace::codec

@@ -20,7 +20,7 @@ class Encoder {
   // FailedPrecondition when a transform of the profile has no inverse.
   static absl::StatusOr<std::shared_ptr<const Encoder>> Make(
       std::shared_ptr<const Profile> profile);
-  const Profile& profile() const { return *profile_; }
+  const std::shared_ptr<const Profile>& profile() const { return profile_; }
 
   // sections[s]: the bytes of section s, shape.SectionBytes(s) long. 16 log2 of the step: lambda16;
   // the first raw_head and last raw_tail tokens are kept as they are. InvalidArgument for a dtype
@@ -38,10 +38,31 @@ class Encoder {
 // A container of the KV as it is.
 std::vector<uint8_t> EncodeRaw(const KvShape& shape, std::span<const uint8_t* const> sections);
 
-// Decodes one section to `out` (shape.SectionBytes(section)). `profile` may be null for raw chunks.
-// DataLoss naming the section, when nothing of `out` is meant; FailedPrecondition when the chunk
-// was encoded with another profile.
-absl::Status DecodeSection(std::span<const uint8_t> container, const ParsedChunk& chunk,
-                           const Profile* profile, uint32_t section, uint8_t* out);
+// Reads one container, which must stay where it is. Sections may be decoded by several threads at
+// once.
+class Decoder {
+ public:
+  // `profile` may be null for raw containers. Errors of ParseHeader; FailedPrecondition when it was
+  // encoded with another profile; DataLoss when it says what no encoder says.
+  static absl::StatusOr<Decoder> Make(std::span<const uint8_t> container,
+                                      std::shared_ptr<const Profile> profile);
+  const ChunkHeader& header() const { return chunk_.header; }
+
+  // Decodes a section to `out` (shape.SectionBytes(section)). DataLoss naming the section and the
+  // tile; then nothing of `out` is meant.
+  absl::Status Section(uint32_t section, uint8_t* out) const;
+
+ private:
+  Decoder() = default;
+  absl::Status Tiles(uint32_t section, std::span<const std::span<const uint8_t>> tiles,
+                     uint32_t first, uint8_t* out) const;
+  void WriteTile(uint32_t section, uint32_t tile, const class TileDecoder& decoder,
+                 uint8_t* out) const;
+
+  std::span<const uint8_t> container_;
+  ParsedChunk chunk_;
+  std::shared_ptr<const Profile> profile_;
+  std::vector<kernels::Turn> turns_;  // of every position, when keys are rotated
+};
 
 }  // namespace terrace::codec

@@ -36,9 +36,10 @@ int Guarded(Body body) {
 
 absl::Status Decode(const terrace_codec* codec, std::span<const uint8_t> container, uint8_t* kv,
                     size_t kv_bytes) {
-  absl::StatusOr<terrace::codec::ParsedChunk> chunk = terrace::codec::ParseHeader(container);
-  if (!chunk.ok()) return chunk.status();
-  const KvShape& shape = chunk->header.shape;
+  const auto decoder = terrace::codec::Decoder::Make(
+      container, codec == nullptr ? nullptr : codec->encoder->profile());
+  if (!decoder.ok()) return decoder.status();
+  const KvShape& shape = decoder->header().shape;
   uint64_t bytes = 0;
   for (uint32_t s = 0; s < shape.Sections(); ++s) bytes += shape.SectionBytes(s);
   if (bytes != kv_bytes) {
@@ -46,11 +47,7 @@ absl::Status Decode(const terrace_codec* codec, std::span<const uint8_t> contain
         absl::StrCat("kv_bytes is ", kv_bytes, "; must be ", bytes, " for this container"));
   }
   for (uint32_t s = 0; s < shape.Sections(); ++s) {
-    if (absl::Status status = terrace::codec::DecodeSection(
-            container, *chunk, codec == nullptr ? nullptr : &codec->encoder->profile(), s, kv);
-        !status.ok()) {
-      return status;
-    }
+    if (absl::Status status = decoder->Section(s, kv); !status.ok()) return status;
     kv += shape.SectionBytes(s);
   }
   return absl::OkStatus();

@@ -3,6 +3,7 @@
 
 #include "absl/status/status.h"
 #include "codec/profile_coder.h"
+#include "kernels/tile_layout.h"
 #include "kernels/tile_math.h"
 
 namespace terrace::codec {
@@ -57,21 +58,22 @@ absl::Status TileDecoder::Start(const Profile& profile, uint32_t s, int32_t lamb
 absl::Status TileDecoder::Finish() {
   if (!stream_.ok) return absl::DataLossError("its rANS stream is damaged");
   const uint32_t channels = section_->channels, groups = plan_->groups();
-  quantised_.resize(size_t{tokens_} * channels);
+  const kernels::RansShape& shape = plan_->shape();
+  std::vector<int16_t> rounds(shape.rounds * kRansLanes);
   const uint8_t* plane = planes_.data();
-  for (uint32_t round = groups; round < plan_->shape().rounds; ++round) {
-    const uint32_t c = round / groups - 1, first = round % groups * kRansLanes;
+  for (uint32_t round = groups; round < shape.rounds; ++round) {
     const uint32_t bits = plan_->LowBits(round);
-    const int32_t half = (1 << bits) >> 1;
-    const uint8_t* symbols = symbols_.data() + size_t{round} * kRansLanes;
     uint32_t planes[16];
     std::memcpy(planes, plane, bits * sizeof *planes);
     plane += bits * sizeof *planes;
-    for (uint32_t lane = 0; lane < plan_->Lanes(round); ++lane) {
-      int32_t q = (symbols[lane] - static_cast<int32_t>(kZeroSymbol)) * (1 << bits) - half;
-      for (uint32_t b = 0; b < bits; ++b) q += static_cast<int32_t>(planes[b] >> lane & 1) << b;
-      quantised_[size_t{plan_->order()[first + lane]} * channels + c] = static_cast<int16_t>(q);
-    }
+    kernels::CoefficientsOfSymbols(symbols_.data() + size_t{round} * kRansLanes, bits, planes,
+                                   rounds.data() + size_t{round} * kRansLanes);
+  }
+  quantised_.resize(size_t{tokens_} * channels);
+  for (uint32_t g = 0; g < groups; ++g) {
+    kernels::TransposeLanes(rounds.data() + size_t{groups + g} * kRansLanes, channels,
+                            groups * kRansLanes, plan_->Lanes(g),
+                            plan_->order().data() + g * kRansLanes, quantised_.data());
   }
   return TakeEscapes();
 }

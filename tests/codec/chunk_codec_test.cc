@@ -64,11 +64,11 @@ TEST_P(ChunkCodecTest, ValuesComeBackWithinAStepAndTheSameWhateverTheOrder) {
   const Kv kv = RandomKv(of, tokens, dtype, KvOrder::kTokenMajor);
   const auto encoded = encoder->Encode(kv.shape, -48, 1, 0, kv.Pointers());
   ASSERT_TRUE(encoded.ok()) << encoded.status();
-  const auto chunk = ParseHeader(*encoded);
-  ASSERT_TRUE(chunk.ok()) << chunk.status();
+  const auto decoder = Decoder::Make(*encoded, encoder->profile());
+  ASSERT_TRUE(decoder.ok()) << decoder.status();
   for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
     std::vector<uint8_t> out(kv.shape.SectionBytes(s));
-    const absl::Status status = DecodeSection(*encoded, *chunk, &encoder->profile(), s, out.data());
+    const absl::Status status = decoder->Section(s, out.data());
     ASSERT_TRUE(status.ok()) << status;
     double error = 0;
     for (size_t i = 0; i < out.size(); i += DtypeBytes(dtype)) {
@@ -103,11 +103,11 @@ TEST(ChunkCodec, RawContainersGiveTheBytesBackInAnyOrderAndDtype) {
     for (Dtype dtype : {Dtype::kF16, Dtype::kF8E4M3}) {
       shape.dtype = dtype;
       const std::vector<uint8_t> container = EncodeRaw(shape, kv.Pointers());
-      const auto chunk = ParseHeader(container);
-      ASSERT_TRUE(chunk.ok()) << chunk.status();
+      const auto decoder = Decoder::Make(container, nullptr);
+      ASSERT_TRUE(decoder.ok()) << decoder.status();
       for (uint32_t s = 0; s < shape.Sections(); ++s) {
         std::vector<uint8_t> out(shape.SectionBytes(s));
-        ASSERT_TRUE(DecodeSection(container, *chunk, nullptr, s, out.data()).ok());
+        ASSERT_TRUE(decoder->Section(s, out.data()).ok());
         EXPECT_TRUE(std::equal(out.begin(), out.end(), kv.sections[s].begin()));
       }
     }
@@ -131,15 +131,14 @@ TEST(ChunkCodec, ASectionIsDecodedFromItsOwnBytesAlone) {
   const auto encoder = EncoderOf({});
   const Kv kv = RandomKv({}, 200, Dtype::kBf16, KvOrder::kTokenMajor);
   auto container = *encoder->Encode(kv.shape, -32, 4, 0, kv.Pointers());
-  const auto chunk = *ParseHeader(container);
+  const auto decoder = *Decoder::Make(container, encoder->profile());
   std::vector<uint8_t> before(kv.shape.SectionBytes(1)), after(before.size());
-  ASSERT_TRUE(DecodeSection(container, chunk, &encoder->profile(), 1, before.data()).ok());
-  const SectionPlace& other = chunk.sections[0];
+  ASSERT_TRUE(decoder.Section(1, before.data()).ok());
+  const SectionPlace other = ParseHeader(container)->sections[0];
   std::fill_n(container.begin() + other.offset, other.bytes, 0xee);
-  ASSERT_TRUE(DecodeSection(container, chunk, &encoder->profile(), 1, after.data()).ok());
+  ASSERT_TRUE(decoder.Section(1, after.data()).ok());
   EXPECT_EQ(before, after);
-  EXPECT_EQ(DecodeSection(container, chunk, &encoder->profile(), 0, before.data()).code(),
-            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(decoder.Section(0, before.data()).code(), absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

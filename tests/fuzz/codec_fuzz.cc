@@ -48,21 +48,22 @@ void FuzzTile(const Profile& profile, std::span<const uint8_t> bytes) {
   }
 }
 
-void FuzzContainer(const Profile& profile, std::vector<uint8_t> bytes) {
+void FuzzContainer(const std::shared_ptr<const Profile>& profile, std::vector<uint8_t> bytes) {
   if (bytes.size() < 128) return;
   std::memcpy(bytes.data(), "TKVCHUNK\1\0\0\0\0\0\0\0", 16);
   uint32_t header_bytes;
   std::memcpy(&header_bytes, bytes.data() + 16, sizeof header_bytes);
   if (header_bytes > bytes.size()) return;
+  std::memcpy(bytes.data() + 64, profile->hash().data(), profile->hash().size());
   const uint32_t crc = terrace::kernels::Crc32c(bytes.data(), header_bytes);
   std::memcpy(bytes.data() + 12, &crc, sizeof crc);
-  const auto chunk = terrace::codec::ParseHeader(bytes);
-  if (!chunk.ok()) return;
-  for (uint32_t s = 0; s < chunk->header.shape.Sections(); ++s) {
-    const uint64_t room = chunk->header.shape.SectionBytes(s);
+  const auto decoder = terrace::codec::Decoder::Make(bytes, profile);
+  if (!decoder.ok()) return;
+  for (uint32_t s = 0; s < decoder->header().shape.Sections(); ++s) {
+    const uint64_t room = decoder->header().shape.SectionBytes(s);
     if (room > 1 << 20) continue;
     std::vector<uint8_t> out(room);
-    (void)DecodeSection(bytes, *chunk, &profile, s, out.data());
+    (void)decoder->Section(s, out.data());
   }
 }
 
@@ -73,13 +74,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                     channel = ProfileOf(Transform::kChannel);
   if (size == 0) return 0;
   const std::span<const uint8_t> rest(data + 1, size - 1);
-  const Profile& profile = data[0] & 8 ? *head : data[0] & 16 ? *layer : *channel;
+  const auto& profile = data[0] & 8 ? head : data[0] & 16 ? layer : channel;
   switch (data[0] % 3) {
     case 0:
       FuzzProfile({rest.begin(), rest.end()});
       break;
     case 1:
-      FuzzTile(profile, rest);
+      FuzzTile(*profile, rest);
       break;
     default:
       FuzzContainer(profile, {rest.begin(), rest.end()});

@@ -244,22 +244,22 @@ absl::Status Decoder::Tiles(uint32_t section, std::span<const std::span<const ui
   return absl::OkStatus();
 }
 
-void Decoder::WriteTile(uint32_t section, uint32_t tile, const TileDecoder& decoder,
-                        uint8_t* out) const {
+void Decoder::WriteTile(uint32_t section, uint32_t tile, TileDecoder& decoder, uint8_t* out) const {
   const KvShape& shape = header().shape;
-  std::vector<float> row(shape.Channels(section));
-  for (uint32_t t = 0; t < shape.TileTokens(tile); ++t) {
-    const uint32_t token = tile * kTileTokens + t;
+  const uint32_t channels = shape.Channels(section), tokens = shape.TileTokens(tile);
+  std::vector<float> rows(size_t{TileDecoder::kBatch} * channels);
+  for (uint32_t t = 0; t < tokens; ++t) {
+    const uint32_t in_batch = t % TileDecoder::kBatch, token = tile * kTileTokens + t;
+    if (in_batch == 0) decoder.Tokens(t, std::min(TileDecoder::kBatch, tokens - t), rows.data());
     if (const uint8_t* raw = decoder.RawToken(t)) {
       WriteRawRow(shape, section, raw, token, out);
       continue;
     }
-    decoder.Token(t, row.data());
+    float* row = rows.data() + size_t{in_batch} * channels;
     if (section % 2 == 0) {
-      RotateRow(*profile_, turns_.data() + token * profile_->frequencies().size(), false,
-                row.data());
+      RotateRow(*profile_, turns_.data() + token * profile_->frequencies().size(), false, row);
     }
-    WriteRow(shape, section, row.data(), token, out);
+    WriteRow(shape, section, row, token, out);
   }
 }
 

@@ -56,8 +56,7 @@ class Decoder {
   Decoder() = default;
   absl::Status Tiles(uint32_t section, std::span<const std::span<const uint8_t>> tiles,
                      uint32_t first, uint8_t* out) const;
-  void WriteTile(uint32_t section, uint32_t tile, const class TileDecoder& decoder,
-                 uint8_t* out) const;
+  void WriteTile(uint32_t section, uint32_t tile, class TileDecoder& decoder, uint8_t* out) const;
 
   std::span<const uint8_t> container_;
   ParsedChunk chunk_;

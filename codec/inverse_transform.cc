@@ -33,14 +33,15 @@ bool Invert(std::vector<double>& rows, size_t n) {
 
 absl::StatusOr<std::vector<float>> InverseTransform(const SectionProfile& section) {
   const size_t n = section.block;
-  std::vector<float> inverse(section.matrix.size());
+  std::vector<float> inverse(section.pairs.empty() ? 0 : section.channels * n);
   std::vector<double> rows(2 * n * n);
   for (size_t first = 0; first < section.channels && !inverse.empty(); first += n) {
-    const int16_t* matrix = section.matrix.data() + first * n;  // [coefficient][channel]
+    const int16_t* pairs = section.pairs.data() + first / n * ((n + 1) / 2) * 2 * n;
     std::fill(rows.begin(), rows.end(), 0.0);
     for (size_t j = 0; j < n; ++j) {
       for (size_t k = 0; k < n; ++k) {
-        rows[j * 2 * n + k] = static_cast<double>(section.row_scale[first + j]) * matrix[k * n + j];
+        rows[j * 2 * n + k] =
+            static_cast<double>(section.row_scale[first + j]) * pairs[(k / 2 * n + j) * 2 + k % 2];
       }
       rows[j * 2 * n + n + j] = 1;
     }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "codec/byte_reader.h"
 #include "kernels/checksum.h"
+#include "kernels/tile_math.h"
 
 namespace terrace::codec {
 namespace {
@@ -127,7 +128,10 @@ absl::Status Profile::ParseSection(uint32_t s, ByteReader& reader) {
   section.mean = reader.ReadArray<float>(section.channels);
   section.row_scale = reader.ReadArray<float>(section.channels);
   if (transform_ != Transform::kChannel) {
-    section.matrix = reader.ReadArray<int16_t>(uint64_t{section.channels} * section.block);
+    const auto matrix = reader.ReadArray<int16_t>(uint64_t{section.channels} * section.block);
+    if (!reader.ok()) return absl::DataLossError(absl::StrCat("profile: truncated in section ", s));
+    section.pairs.resize(kernels::PairedSize(section.channels, section.block));
+    kernels::PairRows(matrix.data(), section.channels, section.block, section.pairs.data());
   }
   section.level_slope = reader.Read<int32_t>();
   if (levels_) section.level_weights = reader.ReadArray<float>(heads_ * (k_dim_ + v_dim_) + 3);

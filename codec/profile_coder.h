@@ -49,7 +49,7 @@ void EncodeTile(const SectionProfile& section, const std::vector<float>& inverse
                 const EncodeInput& input, std::vector<uint8_t>* out);
 
 // One tile on its way back, in three steps, so that the streams of several can be decoded in
-// lockstep: Start, then kernels::RansDecode of stream(), then Token for each token.
+// lockstep: Start, then kernels::RansDecode of stream(), then Tokens.
 class TileDecoder {
  public:
   // DataLoss saying what is wrong, for lengths that no encoder makes.
@@ -61,8 +61,10 @@ class TileDecoder {
   absl::Status Finish();
   // The token's values as they came, or null when they are quantised.
   const uint8_t* RawToken(uint32_t token) const { return raw_[token]; }
-  // Its un-rotated values, one a channel. Not for raw tokens.
-  void Token(uint32_t token, float* values) const;
+  // Un-rotated values of tokens [first, first + count), count at most kBatch, [token][channel].
+  // Those of raw tokens mean nothing.
+  static constexpr uint32_t kBatch = 8;
+  void Tokens(uint32_t first, uint32_t count, float* values);
 
  private:
   absl::Status TakeEscapes();
@@ -77,6 +79,7 @@ class TileDecoder {
   std::vector<uint8_t> symbols_;
   std::span<const uint8_t> planes_, escapes_;
   std::vector<int16_t> quantised_;  // [token][coefficient]
+  std::vector<int32_t> sums_;       // of a batch
 };
 
 inline constexpr uint32_t kTileFixedBytes = 8;  // rANS bytes u32, escapes u32

@@ -103,19 +103,26 @@ absl::Status TileDecoder::TakeEscapes() {
                        : absl::DataLossError("more escapes than its symbols say");
 }
 
-void TileDecoder::Token(uint32_t token, float* values) const {
+void TileDecoder::Tokens(uint32_t first, uint32_t count, float* values) {
   const uint32_t channels = section_->channels;
-  const int16_t* q = quantised_.data() + size_t{token} * channels;
-  const float step = PowerOf16th(lambda16_ - 4 * levels_[token]);
-  if (section_->block == 1) {
-    kernels::Dequantise(q, channels, step, section_->row_scale.data(), section_->mean.data(),
-                        values);
-    return;
+  const int16_t* q = quantised_.data() + size_t{first} * channels;
+  const bool mixed = section_->block != 1;
+  if (mixed) {
+    sums_.resize(size_t{kBatch} * channels);
+    kernels::ApplyIntegerBlocks(section_->pairs.data(), channels, section_->block, q, count,
+                                sums_.data());
   }
-  int32_t sums[kMaxChannels];
-  kernels::ApplyIntegerBlocks(section_->matrix.data(), channels, section_->block, q, sums);
-  kernels::Dequantise(sums, channels, step, section_->row_scale.data(), section_->mean.data(),
-                      values);
+  for (uint32_t t = 0; t < count; ++t, values += channels) {
+    const float step = PowerOf16th(lambda16_ - 4 * levels_[first + t]);
+    const float* scale = section_->row_scale.data();
+    const float* mean = section_->mean.data();
+    const size_t at = size_t{t} * channels;
+    if (mixed) {
+      kernels::Dequantise(sums_.data() + at, channels, step, scale, mean, values);
+    } else {
+      kernels::Dequantise(q + at, channels, step, scale, mean, values);
+    }
+  }
 }
 
 }  // namespace terrace::codec

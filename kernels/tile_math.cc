@@ -46,22 +46,6 @@ void ApplyBlocks(const float* matrix, size_t channels, size_t block, const float
 }
 
 TERRACE_CLONES
-void ApplyIntegerBlocks(const int16_t* matrix, size_t channels, size_t block, const int16_t* in,
-                        int32_t* out) {
-  std::memset(out, 0, channels * sizeof *out);
-  for (size_t k = 0; k < channels; ++k) {
-    const int32_t value = in[k];
-    if (value == 0) continue;  // most are
-    int32_t* const sums = out + k / block * block;
-    const int16_t* const row = matrix + k * block;
-    for (size_t j = 0; j < block; ++j) {
-      sums[j] = static_cast<int32_t>(static_cast<uint32_t>(sums[j]) +
-                                     static_cast<uint32_t>(value * row[j]));
-    }
-  }
-}
-
-TERRACE_CLONES
 void Dequantise(const int32_t* in, size_t count, float step, const float* row_scale,
                 const float* mean, float* out) {
   DequantiseAll(in, count, step, row_scale, mean, out);

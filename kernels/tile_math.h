@@ -23,9 +23,20 @@ inline float RoughLog2(float value) {
 // out[k of block b] = sum over j of matrix[b][j][k] * in[j of block b], fused, in the order of j.
 void ApplyBlocks(const float* matrix, size_t channels, size_t block, const float* in, float* out);
 
-// out[j of block b] = sum over k of matrix[b][k][j] * in[k of block b], modulo 2^32.
-void ApplyIntegerBlocks(const int16_t* matrix, size_t channels, size_t block, const int16_t* in,
-                        int32_t* out);
+// A matrix for ApplyIntegerBlocks: rows 2 p and 2 p + 1 of each block next to each other,
+// pairs[block][p][column][2], the second of the last pair 0 when the block is odd.
+size_t PairedSize(size_t channels, size_t block);  // in values
+void PairRows(const int16_t* matrix, size_t channels, size_t block, int16_t* pairs);
+
+// For each of `tokens` tokens, [token][channel]: out[j of block b] = sum over k of
+// matrix[b][k][j] * in[k of block b], modulo 2^32.
+void ApplyIntegerBlocks(const int16_t* pairs, size_t channels, size_t block, const int16_t* in,
+                        size_t tokens, int32_t* out);
+// For tests: the path of machines without AVX-512 VNNI, and the scalar reference.
+void ApplyIntegerBlocksAvx2(const int16_t* pairs, size_t channels, size_t block, const int16_t* in,
+                            size_t tokens, int32_t* out);
+void ApplyIntegerBlocksScalar(const int16_t* pairs, size_t channels, size_t block,
+                              const int16_t* in, size_t tokens, int32_t* out);
 
 // out[j] = (in[j] * step) * row_scale[j] + mean[j], each rounded.
 void Dequantise(const int32_t* in, size_t count, float step, const float* row_scale,

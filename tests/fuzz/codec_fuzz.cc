@@ -1,5 +1,6 @@
 // Hostile encoded KV: profiles, containers and tiles. Checksums are made to match first, so that
 // what they protect is parsed.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -42,9 +43,10 @@ void FuzzTile(const Profile& profile, std::span<const uint8_t> bytes) {
   if (!decoder.Start(profile, section, -16, tokens, 2, tile).ok()) return;
   terrace::kernels::RansDecode(profile.tables(), decoder.shape(), {decoder.stream(), 1});
   if (!decoder.Finish().ok()) return;
-  std::vector<float> row(profile.section(section).channels);
-  for (uint32_t t = 0; t < tokens; ++t) {
-    if (decoder.RawToken(t) == nullptr) decoder.Token(t, row.data());
+  constexpr uint32_t kBatch = terrace::codec::TileDecoder::kBatch;
+  std::vector<float> rows(size_t{kBatch} * profile.section(section).channels);
+  for (uint32_t t = 0; t < tokens; t += kBatch) {
+    decoder.Tokens(t, std::min(kBatch, tokens - t), rows.data());
   }
 }
 

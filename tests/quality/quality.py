@@ -28,8 +28,8 @@ from terrace_kv.calibration import collect, fit  # noqa: E402
 from terrace_kv.codec import Codec, Shape  # noqa: E402
 
 # 16 log2 of the step; chosen on the kinds calibrated on, to sit at the KL that people compare at.
-STEPS = {"archive": (-176, -162, -153, -145), "balanced": (-176, -156, -130),
-         "fast": (-176, -163), "fastest": (-176, -164)}
+STEPS = {"archive": (-200, -162, -154, -146, -126), "balanced": (-200, -157, -130),
+         "fast": (-200, -161), "fastest": (-200, -163)}
 STUDENT_95 = 2.201  # 11 degrees of freedom: 12 texts
 
 

@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<ChunkWriter>> ChunkWriter::Create(Connection& con
   if (!segment.ok()) return segment.status();
   writer->segment_ = *std::move(segment);
   writer->layout_ = geometry.Layout();
-  const auto layout_id = connection.RegisterLayout(writer->layout_);
+  const auto layout_id = connection.RegisterLayout(writer->layout_, &geometry);
   if (!layout_id.ok()) return layout_id.status();
   writer->layout_id_ = *layout_id;
   writer->payload_.resize(writer->layout_.PayloadBytes(kTinyTokens, kChunkGrains));

@@ -40,7 +40,7 @@ absl::StatusOr<Model> Client::RegisterKv(const KvGeometry& geometry) {
   Model model;
   model.geometry = geometry;
   model.layout = geometry.Layout();
-  const auto layout_id = core_->connection().RegisterLayout(model.layout);
+  const auto layout_id = core_->connection().RegisterLayout(model.layout, &geometry);
   if (!layout_id.ok()) return layout_id.status();
   model.layout_id = *layout_id;
   model.root = RootKey(core_->welcome().salt, model.layout.fingerprint);

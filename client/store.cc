@@ -99,7 +99,8 @@ absl::Status StoreOperation::State::ReserveBatch(absl::Span<const size_t> wanted
   std::vector<ReserveItem> items;
   for (const size_t i : wanted) {
     items.push_back({infos[i].key, chunks[i].parent, infos[i].token_count,
-                     static_cast<uint32_t>(chunks[i].grains.size()), costs_us[i]});
+                     static_cast<uint32_t>(chunks[i].grains.size()), costs_us[i],
+                     infos[i].token_begin});
   }
   const auto results = core->connection().Reserve(model.layout_id, items);
   if (!results.ok()) return results.status();

@@ -18,6 +18,8 @@ constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "inf
                                                         "warning", "error", "off"};
 constexpr std::array<std::string_view, 2> kNotify = {"auto", "off"};
 constexpr std::array<std::string_view, 3> kAdmission = {"auto", "always", "second-touch"};
+constexpr std::array<std::string_view, 9> kSelect = {
+    "auto", "raw", "lossless-fast", "lossless", "zstd", "fastest", "fast", "balanced", "archive"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
@@ -75,7 +77,7 @@ constexpr std::array<OptionKey, 3> kHostKeys = {{
      "time an object is acquired from host memory, at the cost of reading it once more."},
 }};
 
-constexpr std::array<OptionKey, 9> kNvmeKeys = {{
+constexpr std::array<OptionKey, 10> kNvmeKeys = {{
     {"enabled", BoolField{TERRACE_MEMBER(nvme.enabled)},
      "Whether objects are written to a file system and survive a restart."},
     {"directory", PathField{TERRACE_MEMBER(nvme.directory), kMaxPathBytes},
@@ -99,9 +101,30 @@ constexpr std::array<OptionKey, 9> kNvmeKeys = {{
     {"admission", ChoiceField{TERRACE_MEMBER(nvme.admission), kAdmission},
      "Which objects are written: auto, those used twice, pinned, or whose expected saving exceeds "
      "what writing them costs; always, all; second-touch, those used twice or pinned."},
+    {"read_limit", SizeField{TERRACE_MEMBER(nvme.read_limit), {0, kTiB, 1, ""}},
+     "Bytes read from the device a second, at most: leaves the rest of a shared device to others. "
+     "0: no limit."},
     {"write_budget", SizeField{TERRACE_MEMBER(nvme.write_budget), {0, 1024 * kTiB, 1, ""}},
      "Bytes written to the device in any 24 hours, everything included, also across restarts; past "
      "it objects stay in host memory only, and that is counted. 0: no limit."},
+}};
+
+constexpr std::array<OptionKey, 4> kCodecKeys = {{
+    {"quality", QualityField{TERRACE_MEMBER(codec.quality)},
+     "How far KV that comes back from a lower tier may be from what was stored, as the mean KL "
+     "divergence in nats it costs the model: lossless, none; near, 0.001; balanced, 0.01; archive, "
+     "0.05; kl:X, that much. Anything but lossless needs a profile of the model (terrace "
+     "calibrate), or makes do with statistics of its first chunks."},
+    {"select", ChoiceField{TERRACE_MEMBER(codec.select), kSelect},
+     "How KV is encoded below host memory: auto, as is expected to be back soonest at the measured "
+     "bandwidth and decoding speed, within the quality; else always that codec, or that form of a "
+     "profile, where the quality allows it."},
+    {"profiles", PathField{TERRACE_MEMBER(codec.profiles), kMaxPathBytes},
+     "Profiles that terrace calibrate wrote (*.tkvp), read at the start. What was encoded with a "
+     "profile needs it to be read: the daemon keeps a copy of each it used in state_dir/profiles.",
+     "state_dir/profiles", "\"/var/lib/terrace/profiles\""},
+    {"threads", IntegerField{TERRACE_MEMBER(codec.threads), 0, 256},
+     "Threads that encode and decode. 0: half the cores, at least one. Speed only."},
 }};
 
 constexpr std::array<OptionKey, 4> kTenantKeys = {{
@@ -125,7 +148,7 @@ constexpr std::array<OptionKey, 4> kTenantKeys = {{
 #undef TERRACE_MEMBER
 #undef TERRACE_TENANT
 
-constexpr std::array<OptionSection, 5> kSections = {{
+constexpr std::array<OptionSection, 6> kSections = {{
     {"server", "The daemon itself.", false, kServerKeys},
     {"limits",
      "What one client may ask for. Past a limit the caller is told \"resource exhausted\" at once "
@@ -133,6 +156,7 @@ constexpr std::array<OptionSection, 5> kSections = {{
      false, kLimitsKeys},
     {"host", "The host memory tier.", false, kHostKeys},
     {"nvme", "The NVMe tier.", false, kNvmeKeys},
+    {"codec", "How KV is encoded on its way to tiers below host memory.", false, kCodecKeys},
     {"tenants",
      "Who may connect, decided by the user id the kernel reports for the peer. Without any, the "
      "user that runs the daemon is the only tenant, \"default\". Tenants share no keys and no "
@@ -168,6 +192,9 @@ struct AcceptedVisitor {
   }
   std::string operator()(const SizeField& f) const { return Sizes(f.range); }
   std::string operator()(const OptionalSizeField& f) const { return Sizes(f.range); }
+  std::string operator()(const QualityField&) const {
+    return "one of \"lossless\" \"near\" \"balanced\" \"archive\", or \"kl:X\" with X 0.0001 .. 1";
+  }
   std::string operator()(const UidsField&) const {
     return absl::StrCat("a list of 1 .. ", kMaxUidsPerTenant, " user ids, each 0 .. ", kMaxUid);
   }
@@ -208,6 +235,7 @@ struct RenderVisitor {
     const std::optional<Size>& size = f.member(options, tenant);
     return size ? Result(Quoted(FormatSize(*size))) : Result();
   }
+  Result operator()(const QualityField& f) const { return Quoted(f.member(options, tenant)); }
   Result operator()(const UidsField& f) const {
     return absl::StrCat("[", absl::StrJoin(f.member(options, tenant), ", "), "]");
   }

@@ -54,6 +54,9 @@ struct OptionalSizeField {
   MemberOf<std::optional<Size>> member;
   SizeRange range;
 };
+struct QualityField {  // QualityKl
+  MemberOf<std::string> member;
+};
 struct UidsField {
   MemberOf<std::vector<uint32_t>> member;
 };
@@ -62,7 +65,7 @@ struct SaltField {
 };
 
 using OptionField = std::variant<PathField, NameField, ChoiceField, BoolField, IntegerField,
-                                 SizeField, OptionalSizeField, UidsField, SaltField>;
+                                 SizeField, OptionalSizeField, QualityField, UidsField, SaltField>;
 
 struct OptionKey {
   std::string_view name;

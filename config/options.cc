@@ -23,6 +23,7 @@
 #include <sstream>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "config/option_keys.h"
 #include "config/text.h"
@@ -117,6 +118,12 @@ struct ReadVisitor {
     const std::optional<Size> size = ReadSize(f.range);
     if (size) f.member(options, tenant) = *size;
     return size.has_value();
+  }
+  bool operator()(const QualityField& f) const {
+    const std::optional<std::string> quality = node.value_exact<std::string>();
+    if (!quality || !QualityKl(*quality)) return false;
+    f.member(options, tenant) = *quality;
+    return true;
   }
   bool operator()(const UidsField& f) const {
     const toml::array* list = node.as_array();
@@ -304,6 +311,17 @@ class Reader {
 };
 
 }  // namespace
+
+std::optional<double> QualityKl(std::string_view quality) {
+  if (quality == "lossless") return 0;
+  if (quality == "near") return 0.001;
+  if (quality == "balanced") return 0.01;
+  if (quality == "archive") return 0.05;
+  double kl;
+  if (quality.substr(0, 3) != "kl:" || !absl::SimpleAtod(quality.substr(3), &kl))
+    return std::nullopt;
+  return kl >= 1e-4 && kl <= 1 ? std::optional(kl) : std::nullopt;
+}
 
 Options DefaultOptions() { return Options(); }
 

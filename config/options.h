@@ -64,10 +64,25 @@ struct NvmeSection {
   Size max_pending_writes = Size::Bytes(uint64_t{256} << 20);
   // Which objects are worth writing: "auto", "always", "second-touch" (tiers/nvme/admission.h).
   std::string admission = "auto";
+  Size read_limit = Size::Bytes(0);    // a second; 0: none
   Size write_budget = Size::Bytes(0);  // a day; 0: no limit
 
   friend bool operator==(const NvmeSection&, const NvmeSection&) = default;
 };
+
+// How KV is encoded on its way to tiers below host memory.
+struct CodecSection {
+  // How far decoded KV may be from what was stored: "lossless", "near", "balanced", "archive", or
+  // "kl:X". See QualityKl.
+  std::string quality = "lossless";
+  std::string select = "auto";  // "auto": by measured bandwidth; else the codec or form to use
+  std::string profiles;         // directory; empty until resolved: state_dir/profiles
+  uint64_t threads = 0;         // 0: half the cores
+
+  friend bool operator==(const CodecSection&, const CodecSection&) = default;
+};
+// The mean KL divergence in nats that a quality allows, 0 for "lossless"; nullopt when it is none.
+std::optional<double> QualityKl(std::string_view quality);
 
 struct TenantOptions {
   std::string name;
@@ -85,6 +100,7 @@ struct Options {
   LimitsSection limits;
   HostSection host;
   NvmeSection nvme;
+  CodecSection codec;
   std::vector<TenantOptions> tenants;  // empty until resolved: "default" with the daemon's uid
 
   friend bool operator==(const Options&, const Options&) = default;

@@ -49,6 +49,7 @@ absl::Status ResolvePaths(Options& options) {
     }
   }
   if (options.nvme.directory.empty()) options.nvme.directory = server.state_dir + "/nvme";
+  if (options.codec.profiles.empty()) options.codec.profiles = server.state_dir + "/profiles";
   return absl::OkStatus();
 }
 

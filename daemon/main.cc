@@ -56,6 +56,7 @@ NvmeOptions NvmeOptionsFrom(const Options& options) {
   nvme.queue_depth = options.nvme.queue_depth;
   nvme.piece_bytes = options.nvme.piece_size.bytes;
   nvme.max_pending_write_bytes = options.nvme.max_pending_writes.bytes;
+  nvme.read_limit_bytes_per_s = options.nvme.read_limit.bytes;
   nvme.write_budget_bytes_per_day = options.nvme.write_budget.bytes;
   return nvme;
 }

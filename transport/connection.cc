@@ -58,7 +58,8 @@ class ConnectionImpl final : public Connection {
   int socket_fd() const override { return fd_; }
   bool alive() const override;
 
-  absl::StatusOr<uint32_t> RegisterLayout(const ObjectLayout& layout) override;
+  absl::StatusOr<uint32_t> RegisterLayout(const ObjectLayout& layout,
+                                          const KvGeometry* geometry) override;
   absl::Status Lookup(uint32_t layout_id, absl::Span<const ObjectKey> keys,
                       std::vector<ExtentInfo>& extents) override;
   absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,
@@ -236,11 +237,12 @@ absl::Status Nothing(Response&) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint32_t> ConnectionImpl::RegisterLayout(const ObjectLayout& layout) {
+absl::StatusOr<uint32_t> ConnectionImpl::RegisterLayout(const ObjectLayout& layout,
+                                                        const KvGeometry* geometry) {
   uint32_t layout_id = 0;
   absl::Status status = Call(
-      DataWords(layout.part_bytes_per_token.size() * 4 + 32), TERRACE_METHOD(registerLayout),
-      [&](auto& request) { WriteLayout(layout, request); },
+      LayoutWords(layout, geometry), TERRACE_METHOD(registerLayout),
+      [&](auto& request) { WriteLayout(layout, geometry, request); },
       [&](auto& response) {
         layout_id = response.getLayoutId();
         return absl::OkStatus();

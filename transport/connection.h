@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "config/kv_geometry.h"
 #include "transport/messages.h"
 
 namespace terrace {
@@ -31,7 +32,10 @@ class Connection {
   virtual int socket_fd() const = 0;
   virtual bool alive() const = 0;
 
-  virtual absl::StatusOr<uint32_t> RegisterLayout(const ObjectLayout& layout) = 0;
+  // `geometry`, when there is one, lets the daemon encode what is stored; the layout is its
+  // Layout().
+  virtual absl::StatusOr<uint32_t> RegisterLayout(const ObjectLayout& layout,
+                                                  const KvGeometry* geometry = nullptr) = 0;
   virtual absl::Status Lookup(uint32_t layout_id, absl::Span<const ObjectKey> keys,
                               std::vector<ExtentInfo>& extents) = 0;
   virtual absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,

@@ -2,10 +2,12 @@
 // method answers at once. Arguments borrowed from a message are valid only during the call.
 #pragma once
 
+#include <optional>
 #include <string_view>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "config/kv_geometry.h"
 #include "transport/messages.h"
 
 namespace terrace {
@@ -23,7 +25,9 @@ class Service {
   // The connection is gone, for whatever reason. Always called once per opened session.
   virtual void CloseSession(SessionId session) = 0;
 
-  virtual absl::StatusOr<uint32_t> RegisterLayout(SessionId session, ObjectLayout layout) = 0;
+  // `geometry` is what the layout follows from, when the client said.
+  virtual absl::StatusOr<uint32_t> RegisterLayout(SessionId session, ObjectLayout layout,
+                                                  std::optional<KvGeometry> geometry) = 0;
   // One ExtentInfo per key of the longest present prefix of `keys`, appended to `extents`.
   virtual absl::Status Lookup(SessionId session, uint32_t layout_id,
                               absl::Span<const ObjectKey> keys,

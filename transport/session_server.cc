@@ -69,10 +69,11 @@ kj::Promise<void> Answer(Context& context, const absl::Status& status) {
 
 kj::Promise<void> SessionServer::registerLayout(RegisterLayoutContext context) {
   ObjectLayout layout;
+  std::optional<KvGeometry> geometry;
   absl::Status status = Open();
-  if (status.ok()) status = ReadLayout(context.getParams(), layout);
+  if (status.ok()) status = ReadLayout(context.getParams(), layout, geometry);
   if (!status.ok()) return Answer(context, status);
-  auto layout_id = service().RegisterLayout(id(), std::move(layout));
+  auto layout_id = service().RegisterLayout(id(), std::move(layout), std::move(geometry));
   if (!layout_id.ok()) return Answer(context, layout_id.status());
   context.getResults(capnp::MessageSize{8, 0}).setLayoutId(*layout_id);
   return kj::READY_NOW;

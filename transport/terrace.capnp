@@ -46,7 +46,8 @@ struct Welcome {
 }
 
 interface Session {
-  registerLayout @0 (fingerprint :Data, kind :UInt8, partBytesPerToken :List(UInt32))
+  registerLayout @0 (fingerprint :Data, kind :UInt8, partBytesPerToken :List(UInt32),
+                     geometry :KvGeometry)  # null: unknown, or no KV
                  -> (error :Error, layoutId :UInt32);
   lookup @1 (layoutId :UInt32, keys :Data) -> (error :Error, extents :Data);
   matchTail @2 (layoutId :UInt32, parent :Data, grains :Data) -> (error :Error, match :TailMatch);
@@ -68,6 +69,24 @@ interface Session {
   verify @15 (cursor :UInt64) -> (error :Error, reply :VerifyReply);
 }
 
+struct KvGeometry {             # config/kv_geometry.h
+  modelId @0 :Text;
+  dtype @1 :UInt8;
+  order @2 :UInt8;
+  layers @3 :UInt32;
+  kvHeads @4 :UInt32;
+  headDim @5 :UInt32;
+  vHeadDim @6 :UInt32;
+  ropeTheta @7 :Float64;
+  ropeScaling @8 :Text;
+  tpRank @9 :UInt32;
+  tpSize @10 :UInt32;
+  ppRank @11 :UInt32;
+  ppSize @12 :UInt32;
+  lora @13 :Text;
+  engineLayout @14 :Text;
+}
+
 struct TailMatch {
   found @0 :Bool;
   key @1 :Data;
@@ -82,6 +101,7 @@ struct ReserveItem {
   tokenCount @2 :UInt32;
   grainCount @3 :UInt32;
   costUs @4 :UInt32;
+  position @5 :UInt32;
 }
 
 struct ReserveResult {

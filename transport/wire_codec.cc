@@ -130,7 +130,35 @@ absl::Status ReadHello(wire::Terrace::HelloParams::Reader params, ClientHello& h
   return absl::OkStatus();
 }
 
-absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, ObjectLayout& layout) {
+// What the geometry says must be what the layout says, so that nobody reads KV as what it is not.
+absl::Status ReadGeometry(wire::KvGeometry::Reader in, const ObjectLayout& layout,
+                          KvGeometry& geometry) {
+  geometry.model_id = ToString(in.getModelId());
+  geometry.dtype = static_cast<Dtype>(in.getDtype());
+  geometry.order = static_cast<KvOrder>(in.getOrder());
+  geometry.layers = in.getLayers();
+  geometry.kv_heads = in.getKvHeads();
+  geometry.head_dim = in.getHeadDim();
+  geometry.v_head_dim = in.getVHeadDim();
+  geometry.rope_theta = in.getRopeTheta();
+  geometry.rope_scaling = ToString(in.getRopeScaling());
+  geometry.tp_rank = in.getTpRank();
+  geometry.tp_size = in.getTpSize();
+  geometry.pp_rank = in.getPpRank();
+  geometry.pp_size = in.getPpSize();
+  geometry.lora = ToString(in.getLora());
+  geometry.engine_layout = ToString(in.getEngineLayout());
+  if (absl::Status s = geometry.Validate(); !s.ok()) return s;
+  const ObjectLayout follows = geometry.Layout();
+  if (layout.kind == follows.kind && layout.fingerprint == follows.fingerprint &&
+      layout.part_bytes_per_token == follows.part_bytes_per_token) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("geometry: the layout is not the one that follows from it");
+}
+
+absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, ObjectLayout& layout,
+                        std::optional<KvGeometry>& geometry) {
   if (!CopyExactly(params.getFingerprint(), layout.fingerprint)) {
     return absl::InvalidArgumentError(
         absl::StrCat("fingerprint: ", params.getFingerprint().size(), " bytes, not 32"));
@@ -141,7 +169,9 @@ absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, Obje
   layout.kind = static_cast<ObjectKind>(params.getKind());
   const absl::Status parts = ReadList(params.getPartBytesPerToken(), "part_bytes_per_token",
                                       kMaxParts - 1, layout.part_bytes_per_token);
-  return parts.ok() ? layout.Validate() : parts;
+  if (!parts.ok()) return parts;
+  if (absl::Status s = layout.Validate(); !s.ok() || !params.hasGeometry()) return s;
+  return ReadGeometry(params.getGeometry(), layout, geometry.emplace());
 }
 
 absl::Status ReadReserve(wire::Session::ReserveParams::Reader params, const WireLimits& limits,
@@ -159,6 +189,7 @@ absl::Status ReadReserve(wire::Session::ReserveParams::Reader params, const Wire
     item.token_count = in.getTokenCount();
     item.grain_count = in.getGrainCount();
     item.cost_us = in.getCostUs();
+    item.position = in.getPosition();
   }
   return absl::OkStatus();
 }
@@ -207,14 +238,41 @@ void WriteHello(const ClientHello& hello, wire::Terrace::HelloParams::Builder pa
   params.setTenant(ToText(hello.tenant));
 }
 
-void WriteLayout(const ObjectLayout& layout, wire::Session::RegisterLayoutParams::Builder params) {
+void WriteLayout(const ObjectLayout& layout, const KvGeometry* geometry,
+                 wire::Session::RegisterLayoutParams::Builder params) {
   params.setFingerprint(AsData(layout.fingerprint.data(), layout.fingerprint.size()));
   params.setKind(static_cast<uint8_t>(layout.kind));
   FillList(layout.part_bytes_per_token,
            params.initPartBytesPerToken(layout.part_bytes_per_token.size()));
+  if (geometry == nullptr) return;
+  auto out = params.initGeometry();
+  out.setModelId(ToText(geometry->model_id));
+  out.setDtype(static_cast<uint8_t>(geometry->dtype));
+  out.setOrder(static_cast<uint8_t>(geometry->order));
+  out.setLayers(geometry->layers);
+  out.setKvHeads(geometry->kv_heads);
+  out.setHeadDim(geometry->head_dim);
+  out.setVHeadDim(geometry->v_head_dim);
+  out.setRopeTheta(geometry->rope_theta);
+  out.setRopeScaling(ToText(geometry->rope_scaling));
+  out.setTpRank(geometry->tp_rank);
+  out.setTpSize(geometry->tp_size);
+  out.setPpRank(geometry->pp_rank);
+  out.setPpSize(geometry->pp_size);
+  out.setLora(ToText(geometry->lora));
+  out.setEngineLayout(ToText(geometry->engine_layout));
 }
 
-uint64_t ReserveWords(absl::Span<const ReserveItem> items) { return 16 + items.size() * 12; }
+uint64_t LayoutWords(const ObjectLayout& layout, const KvGeometry* geometry) {
+  uint64_t bytes = layout.part_bytes_per_token.size() * 4 + 64;
+  if (geometry != nullptr) {
+    bytes += 160 + geometry->model_id.size() + geometry->rope_scaling.size() +
+             geometry->lora.size() + geometry->engine_layout.size();
+  }
+  return 16 + bytes / 8;
+}
+
+uint64_t ReserveWords(absl::Span<const ReserveItem> items) { return 16 + items.size() * 13; }
 
 void WriteReserve(absl::Span<const ReserveItem> items,
                   wire::Session::ReserveParams::Builder params) {
@@ -226,6 +284,7 @@ void WriteReserve(absl::Span<const ReserveItem> items,
     out.setTokenCount(items[i].token_count);
     out.setGrainCount(items[i].grain_count);
     out.setCostUs(items[i].cost_us);
+    out.setPosition(items[i].position);
   }
 }
 

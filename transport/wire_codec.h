@@ -7,10 +7,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "config/kv_geometry.h"
 #include "transport/messages.h"
 #include "transport/terrace.capnp.h"
 
@@ -37,7 +39,8 @@ capnp::Data::Reader ExtentsAsData(absl::Span<const ExtentInfo> extents);
 
 // Requests, as the server reads them.
 absl::Status ReadHello(wire::Terrace::HelloParams::Reader params, ClientHello& hello);
-absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, ObjectLayout& layout);
+absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, ObjectLayout& layout,
+                        std::optional<KvGeometry>& geometry);
 absl::Status ReadReserve(wire::Session::ReserveParams::Reader params, const WireLimits& limits,
                          std::vector<ReserveItem>& items);
 absl::Status ReadCommit(wire::Session::CommitParams::Reader params, const WireLimits& limits,
@@ -49,7 +52,10 @@ absl::Status ReadAcquireOptions(wire::Session::AcquireParams::Reader params,
 
 // Requests, as the client writes them. *Words: room to ask for, in 8-byte words.
 void WriteHello(const ClientHello& hello, wire::Terrace::HelloParams::Builder params);
-void WriteLayout(const ObjectLayout& layout, wire::Session::RegisterLayoutParams::Builder params);
+// `geometry` may be null.
+void WriteLayout(const ObjectLayout& layout, const KvGeometry* geometry,
+                 wire::Session::RegisterLayoutParams::Builder params);
+uint64_t LayoutWords(const ObjectLayout& layout, const KvGeometry* geometry);
 uint64_t ReserveWords(absl::Span<const ReserveItem> items);
 void WriteReserve(absl::Span<const ReserveItem> items,
                   wire::Session::ReserveParams::Builder params);

@@ -80,6 +80,7 @@ void PutRecord(const InspectedRecord& record, JsonWriter& json) {
       .Field("offset", record.offset)
       .Field("header_bytes", record.header_bytes)
       .Field("payload_bytes", record.meta.payload_bytes)
+      .Field("decoded_bytes", record.meta.decoded_bytes)
       .Field("sequence", record.sequence)
       .Field("kind", KindName(record.meta.kind))
       .Field("lifetime", Name(record.meta.lifetime))

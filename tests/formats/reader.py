@@ -100,18 +100,21 @@ class Thing:
     grains: int
     lifetime: int
     payload_bytes: int
+    decoded_bytes: int
 
 
 def parse_object(at: bytes) -> Thing:
-    key, _, _, kind, flags, codec, _, tokens, grains, _, lifetime, payload = struct.unpack_from(
-        "<32s32s32sBBHIIIIB3xQ", at)
-    if codec != 0 or kind not in (1, 2, 3, 4) or lifetime > 2:
+    key, _, _, kind, flags, codec, _, tokens, grains, _, lifetime, payload, decoded = struct.unpack_from(
+        "<32s32s32sBBHIIIIB3xII", at)
+    if codec > 1 or kind not in (1, 2, 3, 4) or lifetime > 2:
         raise Unreadable(f"codec {codec}, kind {kind}, class {lifetime}")
     if tokens > 4096 or grains > 256:
         raise Unreadable(f"{tokens} tokens, {grains} grains")
     if payload % 64 or not 64 <= payload <= 2**32 - 64:
         raise Unreadable(f"payload of {payload} bytes")
-    return Thing(key, flags, tokens, grains, lifetime, payload)
+    if (decoded != 0) != (codec == 1) or decoded % 64 or 0 < decoded <= payload:
+        raise Unreadable(f"codec {codec}, {decoded} bytes decoded")
+    return Thing(key, flags, tokens, grains, lifetime, payload, decoded)
 
 
 @dataclasses.dataclass
@@ -335,6 +338,7 @@ class Store:
                     "key": record.thing.key.hex(), "offset": record.offset, "state": record.state,
                     "header_bytes": record.header_bytes, "sequence": record.sequence,
                     "payload_bytes": record.thing.payload_bytes,
+                    "decoded_bytes": record.thing.decoded_bytes,
                 } for record in segment.records],
             } for segment in self.segments],
             "problems": [{"file": file, "offset": offset, "what": what}

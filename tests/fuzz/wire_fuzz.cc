@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "transport/message_buffer.h"
@@ -36,9 +37,11 @@ void ReadRequestAs(uint8_t which, capnp::MessageReader& message) {
     }
     case 1: {
       ObjectLayout layout;
+      std::optional<KvGeometry> geometry;
       const absl::Status status =
-          ReadLayout(message.getRoot<Session::RegisterLayoutParams>(), layout);
+          ReadLayout(message.getRoot<Session::RegisterLayoutParams>(), layout, geometry);
       Check(!status.ok() || layout.Validate().ok());
+      Check(!status.ok() || !geometry.has_value() || geometry->Validate().ok());
       break;
     }
     case 2: {

@@ -58,9 +58,11 @@ void FakeService::CloseSession(SessionId session) {
   ++close_count;
 }
 
-absl::StatusOr<uint32_t> FakeService::RegisterLayout(SessionId, ObjectLayout new_layout) {
+absl::StatusOr<uint32_t> FakeService::RegisterLayout(SessionId, ObjectLayout new_layout,
+                                                     std::optional<KvGeometry> new_geometry) {
   if (!failure.ok()) return failure;
   layout = std::move(new_layout);
+  geometry = std::move(new_geometry);
   return 42;
 }
 

@@ -47,6 +47,7 @@ class FakeService : public Service {
   PeerCredentials peer;
   ClientHello hello;
   ObjectLayout layout;
+  std::optional<KvGeometry> geometry;
   uint32_t layout_id = 0;
   std::vector<ObjectKey> keys;
   ObjectKey parent;
@@ -64,7 +65,8 @@ class FakeService : public Service {
   absl::StatusOr<Welcome> OpenSession(const PeerCredentials& peer,
                                       const ClientHello& hello) override;
   void CloseSession(SessionId session) override;
-  absl::StatusOr<uint32_t> RegisterLayout(SessionId session, ObjectLayout layout) override;
+  absl::StatusOr<uint32_t> RegisterLayout(SessionId session, ObjectLayout layout,
+                                          std::optional<KvGeometry> geometry) override;
   absl::Status Lookup(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
                       std::vector<ExtentInfo>& extents) override;
   absl::StatusOr<TailMatch> MatchTail(SessionId session, uint32_t layout_id,

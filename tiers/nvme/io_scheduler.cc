@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "tiers/nvme/io_queue.h"
+#include "tiers/nvme/limited_engine.h"
 #include "tiers/nvme/record.h"
 
 namespace terrace::nvme {
@@ -147,6 +148,9 @@ absl::Status IoScheduler::Thread::Start() {
       return;
     }
     engine_ = *std::move(engine);
+    if (options_.read_bytes_per_s != 0) {
+      engine_ = std::make_unique<LimitedEngine>(std::move(engine_), options_.read_bytes_per_s);
+    }
     engine_name_ = engine_->name();
     started.set_value(absl::OkStatus());
     Run();

@@ -63,6 +63,7 @@ class IoScheduler {
     uint32_t queue_depth = 16;       // pieces in flight
     uint32_t write_depth = 8;        // of them writes
     uint32_t write_pieces = 4;       // in one write while nobody reads
+    uint64_t read_bytes_per_s = 0;   // the most; 0: no limit
     uint64_t piece_bytes = 1 << 20;  // or up to a sixteenth more, rather than leave a sliver
   };
 

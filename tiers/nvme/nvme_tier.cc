@@ -25,6 +25,7 @@ absl::Status NvmeTier::Recover(CountVisitor expect, RecordVisitor visit) {
 const std::vector<ObjectKey>& NvmeTier::lost() const { return impl_->lost(); }
 void NvmeTier::Write(WriteRequest request) { impl_->Write(std::move(request)); }
 void NvmeTier::Read(ReadRequest request) { impl_->Read(std::move(request)); }
+uint64_t NvmeTier::PayloadBytes(RecordId record) const { return impl_->PayloadBytes(record); }
 void NvmeTier::Erase(RecordId record) { impl_->Erase(record); }
 void NvmeTier::OnDropped(std::function<void(RecordId, const ObjectKey&)> callback) {
   impl_->on_dropped = std::move(callback);

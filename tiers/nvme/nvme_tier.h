@@ -47,6 +47,7 @@ struct NvmeOptions {
   uint32_t queue_depth = 16;
   uint64_t piece_bytes = 1 << 20;                // one I/O; what a demand read may wait behind
   uint64_t max_pending_write_bytes = 256 << 20;  // more queued than this: writes are rejected
+  uint64_t read_limit_bytes_per_s = 0;           // 0: no limit
   // Bytes written to the device in any 24 hours, everything included; 0: no limit.
   uint64_t write_budget_bytes_per_day = 0;
   ReclaimPolicy reclaim = ReclaimPolicy::kReuse;
@@ -74,6 +75,9 @@ struct RecordMeta {
   uint32_t grain_count = 0;
   uint32_t cost_us = 0;
   uint64_t payload_bytes = 0;
+  // Of an encoded object: its length once decoded, above payload_bytes. 0: stored as it is.
+  uint64_t decoded_bytes = 0;
+  uint64_t object_bytes() const { return decoded_bytes != 0 ? decoded_bytes : payload_bytes; }
   // Of grains 1 .. grain_count-1, for partial matches: kept in memory by the catalog, and in the
   // RocksDB row.
   std::vector<GrainFilter> grain_filters;
@@ -150,6 +154,9 @@ class NvmeTier {
 
   void Write(WriteRequest request);
   void Read(ReadRequest request);
+  // What a read of the record needs room for, before it is rounded up. 0 when there is no such
+  // record.
+  uint64_t PayloadBytes(RecordId record) const;
   // Forgets the record: gone from the index now, from RocksDB soon, its space reclaimed later.
   void Erase(RecordId record);
   // Called on the loop before a segment is reclaimed, once a record dropped with it. The owner

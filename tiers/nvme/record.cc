@@ -34,8 +34,9 @@ constexpr size_t kGrainCountAt = 108;
 constexpr size_t kCostAt = 112;
 constexpr size_t kLifetimeAt = 116;  // 117: zero
 constexpr size_t kPayloadBytesAt = 120;
+constexpr size_t kDecodedBytesAt = 124;
 
-constexpr uint16_t kRawCodec = 0;
+constexpr uint16_t kRawCodec = 0, kEncodedCodec = 1;
 constexpr uint32_t kMaxGrains = kMaxChunkTokens / kGrainTokens;
 constexpr uint64_t kMaxPieces = kMaxParts + kMaxPayloadBytes / kCrcPieceBytes;
 static_assert(kTablesAt + 4 * (kMaxParts + kMaxPieces) <= kMaxHeaderBlocks * kBlockBytes);
@@ -70,6 +71,14 @@ absl::Status CheckObject(const RecordMeta& meta) {
     return absl::InvalidArgumentError(absl::StrCat("payload_bytes ", meta.payload_bytes,
                                                    " is not a multiple of 64 in 64 .. ",
                                                    kMaxPayloadBytes));
+  }
+  if (meta.decoded_bytes != 0 &&
+      (meta.decoded_bytes <= meta.payload_bytes || meta.decoded_bytes > kMaxPayloadBytes ||
+       meta.decoded_bytes % kPartAlignment != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("decoded_bytes ", meta.decoded_bytes,
+                     " is neither 0 nor a multiple of 64 above payload_bytes ", meta.payload_bytes,
+                     " and at most ", kMaxPayloadBytes));
   }
   return absl::OkStatus();
 }
@@ -128,13 +137,14 @@ void PutObject(uint8_t* to, const RecordMeta& meta) {
   Put(to + kFingerprintAt, meta.fingerprint);
   Put(to + kKindAt, static_cast<uint8_t>(meta.kind));
   Put(to + kFlagsAt, meta.flags);
-  Put(to + kCodecAt, kRawCodec);
+  Put(to + kCodecAt, meta.decoded_bytes != 0 ? kEncodedCodec : kRawCodec);
   Put(to + kTenantAt, meta.tenant_id);
   Put(to + kTokenCountAt, meta.token_count);
   Put(to + kGrainCountAt, meta.grain_count);
   Put(to + kCostAt, meta.cost_us);
   Put(to + kLifetimeAt, static_cast<uint8_t>(meta.lifetime));
-  Put(to + kPayloadBytesAt, meta.payload_bytes);
+  Put(to + kPayloadBytesAt, static_cast<uint32_t>(meta.payload_bytes));  // kMaxPayloadBytes fits
+  Put(to + kDecodedBytesAt, static_cast<uint32_t>(meta.decoded_bytes));
 }
 
 absl::Status GetObject(const uint8_t* from, RecordMeta& meta) {
@@ -148,9 +158,13 @@ absl::Status GetObject(const uint8_t* from, RecordMeta& meta) {
   meta.grain_count = Get<uint32_t>(from + kGrainCountAt);
   meta.cost_us = Get<uint32_t>(from + kCostAt);
   meta.lifetime = static_cast<Lifetime>(from[kLifetimeAt]);
-  meta.payload_bytes = Get<uint64_t>(from + kPayloadBytesAt);
+  meta.payload_bytes = Get<uint32_t>(from + kPayloadBytesAt);
+  meta.decoded_bytes = Get<uint32_t>(from + kDecodedBytesAt);
   const uint16_t codec = Get<uint16_t>(from + kCodecAt);
-  if (codec != kRawCodec) return absl::DataLossError(absl::StrCat("codec ", codec));
+  if (codec != (meta.decoded_bytes != 0 ? kEncodedCodec : kRawCodec)) {
+    return absl::DataLossError(
+        absl::StrCat("codec ", codec, " with a decoded length of ", meta.decoded_bytes));
+  }
   return AsDataLoss(CheckObject(meta));
 }
 

@@ -35,7 +35,7 @@ class StoreDirectory {
   ~StoreDirectory();
 
   const StoreId& store_id() const { return superblock_.store_id; }  // any thread
-  const Superblock& superblock() const { return superblock_; }  // as it was read
+  const Superblock& superblock() const { return superblock_; }      // as it was read
   // What was wrong with the superblocks and has been mended; empty: nothing.
   const std::string& finding() const { return finding_; }
   std::string segments() const { return path_ + "/segments"; }

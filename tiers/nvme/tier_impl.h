@@ -51,6 +51,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void Stop();
   void Write(WriteRequest request);
   void Read(ReadRequest request);
+  uint64_t PayloadBytes(RecordId id) const;
   void Erase(RecordId id);
   void Touch(RecordId id);
   void SetPinned(RecordId id, bool pinned);

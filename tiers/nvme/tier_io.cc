@@ -283,6 +283,11 @@ void NvmeTier::Impl::NoteRecord(RecordId id, nvme::Note note) {
   });
 }
 
+uint64_t NvmeTier::Impl::PayloadBytes(RecordId id) const {
+  const nvme::RecordIndex::Record* record = index_.Find(id);
+  return record != nullptr ? record->payload_bytes() : 0;
+}
+
 void NvmeTier::Impl::Erase(RecordId id) {
   if (index_.Find(id) == nullptr) return;
   NoteRecord(id, nvme::Note::kErased);

@@ -66,6 +66,7 @@ absl::Status NvmeTier::Impl::Open() {
   io.engine = options_.engine;
   io.queue_depth = options_.queue_depth;
   io.piece_bytes = options_.piece_bytes;
+  io.read_bytes_per_s = options_.read_limit_bytes_per_s;
   auto scheduler = nvme::IoScheduler::Start(io);
   if (!scheduler.ok()) return scheduler.status();
   io_ = *std::move(scheduler);

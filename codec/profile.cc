@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "codec/byte_reader.h"
+#include "codec/container.h"
 #include "kernels/checksum.h"
 #include "kernels/tile_math.h"
 
@@ -67,8 +68,8 @@ absl::Status Profile::ParseAll(std::span<const uint8_t> bytes) {
   heads_ = reader.Read<uint32_t>();
   k_dim_ = reader.Read<uint32_t>();
   v_dim_ = reader.Read<uint32_t>();
-  const auto levels = reader.Read<uint8_t>();
-  reader.Skip(3);
+  const auto levels = reader.Read<uint8_t>(), points = reader.Read<uint8_t>();
+  const auto model_id_bytes = reader.Read<uint16_t>();
   char name[kHeaderBytes - 48];
   reader.Copy(name, sizeof name);
   if (!reader.ok()) return absl::DataLossError("profile: truncated");
@@ -89,6 +90,10 @@ absl::Status Profile::ParseAll(std::span<const uint8_t> bytes) {
   transform_ = static_cast<Transform>(transform);
   pairing_ = static_cast<kernels::RopePairing>(pairing);
   levels_ = levels == 1;
+  if (model_id_bytes > kMaxModelIdBytes) return Bad("length of model_id", "0 .. 512");
+  const auto model_id = reader.ReadArray<char>(model_id_bytes);
+  model_id_.assign(model_id.begin(), model_id.end());
+  if (absl::Status status = ParsePoints(reader, points); !status.ok()) return status;
   frequencies_ = reader.ReadArray<uint64_t>(rotary_dim_ / 2);
   if (absl::Status status = ParseTables(reader); !status.ok()) return status;
   sections_.resize(2 * layers_);
@@ -97,6 +102,33 @@ absl::Status Profile::ParseAll(std::span<const uint8_t> bytes) {
   }
   if (reader.left() != 0)
     return absl::InvalidArgumentError("profile: bytes after its last section");
+  return absl::OkStatus();
+}
+
+absl::Status Profile::ParsePoints(ByteReader& reader, uint32_t count) {
+  if (count > kMaxPoints) return Bad("number of operating points", "0 .. 64");
+  for (uint32_t i = 0; i < count; ++i) {
+    OperatingPoint point;
+    point.lambda16 = reader.Read<int32_t>();
+    point.bits_per_value = reader.Read<float>();
+    point.mean_kl = reader.Read<float>();
+    if (!reader.ok()) return absl::DataLossError("profile: truncated in its operating points");
+    const std::string field = absl::StrCat("operating point ", i, ": ");
+    if (point.lambda16 < -kMaxLambda16 || point.lambda16 > kMaxLambda16) {
+      return Bad(field + "lambda16", "-1024 .. 1024");
+    }
+    if (!(point.bits_per_value > 0 && point.bits_per_value <= 64)) {
+      return Bad(field + "bits a value", "above 0, at most 64");
+    }
+    if (!(point.mean_kl > 0 && std::isfinite(point.mean_kl))) {
+      return Bad(field + "mean KL", "finite and above 0");
+    }
+    if (i != 0 &&
+        (point.lambda16 <= points_.back().lambda16 || point.mean_kl < points_.back().mean_kl)) {
+      return Bad(field + "lambda16 and mean KL", "above and at least those of the point before");
+    }
+    points_.push_back(point);
+  }
   return absl::OkStatus();
 }
 
@@ -148,6 +180,17 @@ absl::Status Profile::ParseSection(uint32_t s, ByteReader& reader) {
     return Bad(absl::StrCat("section ", s, ": level slope"), "-1024 .. 1024");
   }
   return absl::OkStatus();
+}
+
+std::optional<int32_t> Profile::StepFor(double mean_kl) const {
+  const auto above = std::find_if(points_.begin(), points_.end(), [&](const OperatingPoint& point) {
+    return !(point.mean_kl <= mean_kl);  // any, when asked for a NaN
+  });
+  if (above == points_.begin()) return std::nullopt;
+  const OperatingPoint& below = above[-1];
+  if (above == points_.end()) return below.lambda16;
+  const double share = std::log(mean_kl / below.mean_kl) / std::log(above->mean_kl / below.mean_kl);
+  return below.lambda16 + static_cast<int32_t>(share * (above->lambda16 - below.lambda16));
 }
 
 absl::Status Profile::CheckShape(const KvShape& shape) const {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,8 @@ inline constexpr uint32_t kTables = kernels::kRansTables;
 inline constexpr uint32_t kScaleTables = 61;  // tables 0 .. 60 by scale, in steps of 1/4 octave
 inline constexpr uint32_t kLevelTable = 61;   // of token levels
 inline constexpr uint32_t kMaxChannels = 16384;
+inline constexpr uint32_t kMaxModelIdBytes = 512;
+inline constexpr uint32_t kMaxPoints = 64;
 inline constexpr int kSmallestScale = -20;  // table 0: sigma is 2^(-20/4) steps
 
 struct SectionProfile {
@@ -41,6 +44,13 @@ struct SectionProfile {
   std::vector<float> level_weights;  // K channels, V channels, log K norm, log V norm, constant
 };
 
+// What was measured at one step on texts that nothing was fitted to.
+struct OperatingPoint {
+  int32_t lambda16 = 0;
+  float bits_per_value = 0;
+  float mean_kl = 0;  // nats a token
+};
+
 class Profile {
  public:
   // InvalidArgument naming the field; DataLoss on a wrong checksum; FailedPrecondition on an
@@ -49,6 +59,13 @@ class Profile {
 
   const Fingerprint& hash() const { return hash_; }
   const std::string& name() const { return name_; }
+  // KvGeometry::model_id of the KV it is for; empty: any model of its geometry.
+  const std::string& model_id() const { return model_id_; }
+  // Steps ascending, so KL too; maybe none.
+  const std::vector<OperatingPoint>& points() const { return points_; }
+  // The largest step (lambda16) known to lose no more than `mean_kl` on average: between points by
+  // their logarithms, never beyond the last. nullopt when the smallest measured step loses more.
+  std::optional<int32_t> StepFor(double mean_kl) const;
   Transform transform() const { return transform_; }
   bool levels() const { return levels_; }
   uint32_t layers() const { return layers_; }
@@ -67,11 +84,13 @@ class Profile {
  private:
   Profile() = default;
   absl::Status ParseAll(std::span<const uint8_t> bytes);
+  absl::Status ParsePoints(class ByteReader& reader, uint32_t count);
   absl::Status ParseTables(class ByteReader& reader);
   absl::Status ParseSection(uint32_t s, class ByteReader& reader);
 
   Fingerprint hash_{};
-  std::string name_;
+  std::string name_, model_id_;
+  std::vector<OperatingPoint> points_;
   Transform transform_ = Transform::kChannel;
   bool levels_ = false;
   uint32_t layers_ = 0, heads_ = 0, k_dim_ = 0, v_dim_ = 0, rotary_dim_ = 0;

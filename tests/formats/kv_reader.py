@@ -55,8 +55,9 @@ class Profile:
         demand(size == len(data), "length")
         demand(crc == crc32c(data[:12] + bytes(4) + data[16:]), "checksum")
         (self.transform, self.pairing, self.rotary_dim, self.layers, self.heads, k_dim, v_dim,
-         levels) = struct.unpack_from("<BBHIIIIB", data, 24)
-        at = 128
+         levels, points, model_id_bytes) = struct.unpack_from("<BBHIIIIBBH", data, 24)
+        at = 128 + model_id_bytes
+        self.model_id = data[128:at].decode()
 
         def take(kind: str, count: int) -> np.ndarray:
             nonlocal at
@@ -64,6 +65,7 @@ class Profile:
             at += values.nbytes
             return values
 
+        self.points = [struct.unpack("<iff", take("u1", 12)) for _ in range(points)]
         self.frequencies = take("<u8", self.rotary_dim // 2)
         self.tables = take("<u2", 64 * 32).reshape(64, 32).astype(int)
         demand((self.tables.sum(1) == 256).all(), "tables")

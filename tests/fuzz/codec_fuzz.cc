@@ -32,7 +32,13 @@ void FuzzProfile(std::vector<uint8_t> bytes) {
   std::memcpy(bytes.data(), "TKVPROF1\1\0\0\0", 12);
   terrace::testing::SealProfile(&bytes);
   const auto profile = Profile::Parse(bytes);
-  if (profile.ok()) Check((*profile)->layers() > 0 && (*profile)->heads() > 0);
+  if (!profile.ok()) return;
+  Check((*profile)->layers() > 0 && (*profile)->heads() > 0);
+  if (const auto step = (*profile)->StepFor(0.01)) {
+    Check(!(*profile)->points().empty() && (*profile)->points().front().mean_kl <= 0.01);
+    Check(*step >= (*profile)->points().front().lambda16);
+    Check(*step <= (*profile)->points().back().lambda16);
+  }
 }
 
 void FuzzTile(const Profile& profile, std::span<const uint8_t> bytes) {

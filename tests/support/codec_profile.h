@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "codec/profile.h"
@@ -21,6 +22,8 @@ struct ProfileParameters {
   uint32_t seed = 1;
   // 16 log2 of the coefficients' standard deviations: from the lowest, over so many.
   uint32_t lowest_scale16 = 0, scales16 = 160;
+  std::string model_id = {};
+  std::vector<codec::OperatingPoint> points = {};
 };
 
 // Sets length and checksum, so that what is in between reaches the parser.
@@ -64,8 +67,17 @@ inline std::vector<uint8_t> MakeProfile(const ProfileParameters& of) {
   put(static_cast<uint8_t>(of.transform));
   put(of.pairing);
   put(static_cast<uint16_t>(rotary_dim));
-  for (uint32_t field : {of.layers, of.heads, of.k_dim, of.v_dim, 1u}) put(field);
+  for (uint32_t field : {of.layers, of.heads, of.k_dim, of.v_dim}) put(field);
+  put(uint8_t{1});
+  put(static_cast<uint8_t>(of.points.size()));
+  put(static_cast<uint16_t>(of.model_id.size()));
   out.resize(128);
+  for (char letter : of.model_id) put(letter);
+  for (const codec::OperatingPoint& point : of.points) {
+    put(point.lambda16);
+    put(point.bits_per_value);
+    put(point.mean_kl);
+  }
   for (uint32_t i = 0; i < rotary_dim / 2; ++i) put(uint64_t{random()} << 32 | random());
   for (uint32_t t = 0; t < codec::kTables; ++t) {
     const double scale =

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from terrace_kv import errors
-from terrace_kv.calibration.profile_file import Profile, Section, quantised_frequencies
+from terrace_kv.calibration.profile_file import Point, Profile, Section, quantised_frequencies
 from terrace_kv.codec import Codec, Shape
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "tests" / "formats"))
@@ -17,7 +17,7 @@ import kv_reader  # noqa: E402
 
 
 def make_profile(transform: str, pairing: str, *, layers=2, heads=2, k_dim=16, v_dim=8,
-                 levels=True, seed=1) -> bytes:
+                 levels=True, seed=1, model_id="", points=()) -> bytes:
     rng = np.random.default_rng(seed)
     distance = np.abs(np.arange(32) - 15)
     tables = [quantised_frequencies(np.exp(-distance / 2.0 ** max(-1, (t - 20) / 8)), 1 << 31)
@@ -36,7 +36,7 @@ def make_profile(transform: str, pairing: str, *, layers=2, heads=2, k_dim=16, v
     if pairing != "none":
         frequencies = rng.integers(0, 2**63, k_dim // 2 - 1, dtype=np.uint64)
     return Profile("test", transform, layers, heads, k_dim, v_dim, levels, np.stack(tables), sections,
-                   pairing, frequencies).to_bytes()
+                   pairing, frequencies, model_id, points).to_bytes()
 
 
 def make_kv(shape: Shape, seed=2) -> np.ndarray:
@@ -65,6 +65,17 @@ def test_an_independent_reader_agrees_bit_for_bit(transform, pairing, tokens, dt
     container = Codec(profile).encode(kv, shape, lambda16, raw_head=1)
     decoded = Codec(profile).decode(container, kv.nbytes)
     assert decoded.tobytes() == decoded_by_reader(container, profile)
+
+
+def test_the_reader_finds_the_model_and_the_operating_points():
+    points = [Point(-200, 2.5, 0.0009765625), Point(-160, 1.5, 0.0078125)]
+    profile = make_profile("head", "half", model_id="smollm2 \u00e9", points=points)
+    Codec(profile)
+    reader = kv_reader.Profile(profile)
+    assert reader.model_id == "smollm2 \u00e9"
+    assert reader.points == [(p.lambda16, p.bits_per_value, p.mean_kl) for p in points]
+    with pytest.raises(errors.InvalidArgument, match="operating point 1: lambda16 and mean KL"):
+        Codec(make_profile("head", "half", points=points[::-1]))
 
 
 def test_a_smaller_step_comes_closer_and_raw_tokens_come_back():

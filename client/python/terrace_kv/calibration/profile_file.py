@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,15 @@ SYMBOLS = 32
 ESCAPE = 31
 TRANSFORMS = {"channel": 1, "head": 2, "layer": 3}
 PAIRINGS = {"none": 0, "half": 1, "interleaved": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What was measured at one step."""
+
+    lambda16: int
+    bits_per_value: float
+    mean_kl: float
 
 
 @dataclasses.dataclass
@@ -42,16 +52,20 @@ class Profile:
     pairing: str = "none"
     frequencies: np.ndarray = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.uint64))  # [rotary_dim / 2], 2^-64 turns a position
+    model_id: str = ""
+    points: Sequence[Point] = ()  # lambda16 and mean KL ascending
 
     def to_bytes(self) -> bytes:
-        body = [self.frequencies.astype("<u8").tobytes(),
+        model_id = self.model_id.encode()
+        points = [struct.pack("<iff", p.lambda16, p.bits_per_value, p.mean_kl) for p in self.points]
+        body = [model_id, *points, self.frequencies.astype("<u8").tobytes(),
                 self.tables.astype("<u2").tobytes()]
         for section in self.sections:
             body += _section_bytes(section, self.transform)
         fixed = struct.pack(
-            "<BBHIIIIB3x80s", TRANSFORMS[self.transform], PAIRINGS[self.pairing],
+            "<BBHIIIIBBH80s", TRANSFORMS[self.transform], PAIRINGS[self.pairing],
             2 * len(self.frequencies), self.layers, self.heads, self.k_dim, self.v_dim,
-            self.levels, self.name.encode()[:80])
+            self.levels, len(points), len(model_id), self.name.encode()[:80])
         rest = fixed + b"".join(body)
         start = b"TKVPROF1" + struct.pack("<HH", 1, 0)
         size = struct.pack("<Q", len(start) + 4 + 8 + len(rest))

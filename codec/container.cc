@@ -43,9 +43,6 @@ absl::Status Bad(absl::string_view field, absl::string_view range) {
 
 absl::Status CheckFields(const ChunkHeader& header) {
   const KvShape& shape = header.shape;
-  if (header.codec != CodecId::kRaw && header.codec != CodecId::kProfile) {
-    return Bad("codec", "0 (raw) or 3 (profile)");
-  }
   const int dtype = static_cast<int>(shape.dtype), order = static_cast<int>(shape.order);
   if (dtype < 1 || dtype > 6) return Bad("dtype", "1 .. 6");
   if (order < 1 || order > 2) return Bad("order", "1 or 2");
@@ -139,9 +136,8 @@ absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container) {
   return parsed;
 }
 
-absl::StatusOr<std::vector<std::span<const uint8_t>>> TilesOf(std::span<const uint8_t> container,
-                                                              const ParsedChunk& chunk,
-                                                              uint32_t section) {
+absl::StatusOr<SectionTiles> SectionTiles::Find(std::span<const uint8_t> container,
+                                                const ParsedChunk& chunk, uint32_t section) {
   const auto lost = [section](absl::string_view what) {
     return absl::DataLossError(absl::StrCat("section ", section, ": ", what));
   };
@@ -156,19 +152,31 @@ absl::StatusOr<std::vector<std::span<const uint8_t>>> TilesOf(std::span<const ui
     return lost("checksum of its tile table does not match");
   }
   ByteReader reader(bytes.first(table_bytes));
-  std::vector<std::span<const uint8_t>> tiles;
+  SectionTiles tiles;
+  tiles.section_ = section;
   uint64_t at = table_bytes;
   for (uint32_t t = 0; t < chunk.header.shape.Tiles(); ++t) {
     const auto tile_bytes = reader.Read<uint32_t>(), crc = reader.Read<uint32_t>();
     if (tile_bytes > bytes.size() - at) return lost(absl::StrCat("tile ", t, " is cut off"));
-    tiles.push_back(bytes.subspan(at, tile_bytes));
-    if (kernels::Crc32c(tiles.back().data(), tile_bytes) != crc) {
-      return lost(absl::StrCat("checksum of tile ", t, " does not match"));
-    }
+    tiles.tiles_.push_back({bytes.subspan(at, tile_bytes), crc});
     at += tile_bytes;
   }
   if (at != bytes.size()) return lost("bytes after its last tile");
   return tiles;
+}
+
+absl::StatusOr<std::span<const uint8_t>> SectionTiles::At(uint32_t tile) const {
+  const auto& [bytes, crc] = tiles_[tile];
+  if (kernels::Crc32c(bytes.data(), bytes.size()) != crc) {
+    return absl::DataLossError(
+        absl::StrCat("section ", section_, ": checksum of tile ", tile, " does not match"));
+  }
+  return bytes;
+}
+
+absl::Status InTile(uint32_t section, uint32_t tile, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat("section ", section, ", tile ", tile, ": ", status.message()));
 }
 
 }  // namespace terrace::codec

@@ -51,9 +51,27 @@ struct ParsedChunk {
 // more than the bytes are long.
 absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container);
 
-// The tiles of a section, each within `container`. DataLoss naming the section.
-absl::StatusOr<std::vector<std::span<const uint8_t>>> TilesOf(std::span<const uint8_t> container,
-                                                              const ParsedChunk& chunk,
-                                                              uint32_t section);
+// The tiles of one section, each within the container. Checksums are looked at when a tile is asked
+// for, so that it is in the cache when it is decoded.
+class SectionTiles {
+ public:
+  // DataLoss naming the section.
+  static absl::StatusOr<SectionTiles> Find(std::span<const uint8_t> container,
+                                           const ParsedChunk& chunk, uint32_t section);
+  uint32_t section() const { return section_; }
+  // DataLoss naming section and tile when the checksum does not match.
+  absl::StatusOr<std::span<const uint8_t>> At(uint32_t tile) const;
+
+ private:
+  struct Tile {
+    std::span<const uint8_t> bytes;
+    uint32_t crc;
+  };
+  uint32_t section_ = 0;
+  std::vector<Tile> tiles_;
+};
+
+// The status with the place before its message.
+absl::Status InTile(uint32_t section, uint32_t tile, const absl::Status& status);
 
 }  // namespace terrace::codec

@@ -102,8 +102,10 @@ TEST(ChunkCodec, RawContainersGiveTheBytesBackInAnyOrderAndDtype) {
     KvShape shape = kv.shape;
     for (Dtype dtype : {Dtype::kF16, Dtype::kF8E4M3}) {
       shape.dtype = dtype;
-      const std::vector<uint8_t> container = EncodeRaw(shape, kv.Pointers());
-      const auto decoder = Decoder::Make(container, nullptr);
+      const auto pointers = kv.Pointers();
+      const auto container = Encode("raw", {shape, pointers});
+      ASSERT_TRUE(container.ok()) << container.status();
+      const auto decoder = Decoder::Make(*container, nullptr);
       ASSERT_TRUE(decoder.ok()) << decoder.status();
       for (uint32_t s = 0; s < shape.Sections(); ++s) {
         std::vector<uint8_t> out(shape.SectionBytes(s));

@@ -1,0 +1,32 @@
+#include "codec/section_writer.h"
+
+#include <cstring>
+
+#include "kernels/checksum.h"
+
+namespace terrace::codec {
+
+void SectionWriter::End() {
+  const TilePlace place{static_cast<uint32_t>(bytes_.size() - start_),
+                        kernels::Crc32c(bytes_.data() + start_, bytes_.size() - start_)};
+  std::memcpy(bytes_.data() + sizeof place * tile_++, &place, sizeof place);
+}
+
+uint32_t SectionWriter::TableCrc() const {
+  return kernels::Crc32c(bytes_.data(), tile_ * sizeof(TilePlace));
+}
+
+std::vector<uint8_t> Assemble(const ChunkHeader& header,
+                              const std::vector<SectionWriter>& sections) {
+  std::vector<uint8_t> container(HeaderBytes(header.shape));
+  std::vector<SectionPlace> places;
+  for (const SectionWriter& section : sections) {
+    places.push_back(
+        {container.size(), static_cast<uint32_t>(section.bytes().size()), section.TableCrc()});
+    container.insert(container.end(), section.bytes().begin(), section.bytes().end());
+  }
+  WriteHeader(header, places, container.data());
+  return container;
+}
+
+}  // namespace terrace::codec

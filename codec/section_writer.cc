@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "config/object_layout.h"
 #include "kernels/checksum.h"
 
 namespace terrace::codec {
@@ -21,6 +22,7 @@ std::vector<uint8_t> Assemble(const ChunkHeader& header,
   std::vector<uint8_t> container(HeaderBytes(header.shape));
   std::vector<SectionPlace> places;
   for (const SectionWriter& section : sections) {
+    if (places.size() % 2 == 0) container.resize(AlignUp(container.size(), kPartAlignment));
     places.push_back(
         {container.size(), static_cast<uint32_t>(section.bytes().size()), section.TableCrc()});
     container.insert(container.end(), section.bytes().begin(), section.bytes().end());

@@ -318,7 +318,7 @@ std::optional<double> QualityKl(std::string_view quality) {
   if (quality == "balanced") return 0.01;
   if (quality == "archive") return 0.05;
   double kl;
-  if (quality.substr(0, 3) != "kl:" || !absl::SimpleAtod(quality.substr(3), &kl))
+  if (quality.substr(0, 3) != "kl:" || !absl::SimpleAtod(Sv(quality.substr(3)), &kl))
     return std::nullopt;
   return kl >= 1e-4 && kl <= 1 ? std::optional(kl) : std::nullopt;
 }

@@ -16,13 +16,17 @@ constexpr uint32_t kBoardSlots = 16384;
 
 }  // namespace
 
-CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme)
+CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme,
+                           const PostFn& post)
     : options_(options),
       tenants_(tenants),
       nvme_(nvme),
       verify_(options.host.verify == "always" ? VerifyMode::kAlways : VerifyMode::kCrossing),
       started_us_(MonotonicUs()),
-      mover_(catalog_, tenants, layouts_, nvme, metrics_, options.nvme,
+      transcoder_(nvme == nullptr ? nullptr
+                                  : std::make_unique<Transcoder>(
+                                        options.codec, options.server.state_dir, post, metrics_)),
+      mover_(catalog_, tenants, layouts_, nvme, transcoder_.get(), metrics_, options.nvme,
              [this](const Waiter& waiter, uint32_t word) {
                if (Session* session = sessions_.Find(waiter.session)) {
                  session->board.Publish(waiter.slot, word);
@@ -135,7 +139,8 @@ absl::Status CacheService::CheckKeyCount(size_t count) {
 
 // --- lookup -------------------------------------------------------------------------------------
 
-absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout layout) {
+absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout layout,
+                                                      std::optional<KvGeometry> geometry) {
   absl::StatusOr<Session*> session = Get(id, "register_layout");
   if (!session.ok()) return session.status();
   absl::Status valid = layout.Validate();
@@ -147,6 +152,7 @@ absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout
       return absl::FailedPreconditionError(
           "layout: this fingerprint is registered with other part sizes");
     }
+    if (geometry && transcoder_ != nullptr) transcoder_->Describe(i, layout, *geometry);
     return i;
   }
   if (layouts_.size() >= options_.limits.max_layouts) {
@@ -154,7 +160,11 @@ absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout
   }
   layout_fingerprints_.push_back(catalog_.InternFingerprint(layout.fingerprint));
   layouts_.push_back(std::move(layout));
-  return layouts_.size() - 1;
+  const auto layout_id = static_cast<uint32_t>(layouts_.size() - 1);
+  if (geometry && transcoder_ != nullptr) {
+    transcoder_->Describe(layout_id, layouts_.back(), *geometry);
+  }
+  return layout_id;
 }
 
 absl::StatusOr<const ObjectLayout*> CacheService::GetLayout(uint32_t layout_id) const {
@@ -170,7 +180,7 @@ ObjectId CacheService::FindVisible(const Session& session, const ObjectKey& key)
   return entry.visible() && entry.tenant == session.tenant ? id : kNoObject;
 }
 
-ExtentInfo CacheService::Describe(const Entry& entry, uint64_t bytes_before) const {
+ExtentInfo CacheService::Describe(const Entry& entry, uint64_t stored_before) const {
   ExtentInfo info;
   info.bytes = entry.payload_bytes();
   info.token_count = entry.token_count;
@@ -179,7 +189,7 @@ ExtentInfo CacheService::Describe(const Entry& entry, uint64_t bytes_before) con
     info.tier = TierId::kHost;
   } else {
     info.tier = TierId::kNvme;
-    info.eta_us = mover_.EtaUs(bytes_before + info.bytes);
+    info.eta_us = mover_.EtaUs(stored_before + mover_.StoredBytes(entry));
   }
   return info;
 }
@@ -195,14 +205,14 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
   if (!count.ok()) return count;
   ++metrics_.lookup_calls;
   metrics_.lookup_keys += keys.size();
-  uint64_t cold_bytes = 0;
+  uint64_t cold_bytes = 0;  // of records
   for (const ObjectKey& key : keys) {
     const ObjectId object = FindVisible(**session, key);
     if (object == kNoObject) break;
     const Entry& entry = catalog_.at(object);
     if (entry.fingerprint != layout_fingerprints_[layout_id] || !mover_.Reachable(entry)) break;
     extents.push_back(Describe(entry, cold_bytes));
-    if (extents.back().tier == TierId::kNvme) cold_bytes += extents.back().bytes;
+    if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
     ++metrics_.lookup_hits;
   }
   return absl::OkStatus();
@@ -268,7 +278,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   entry.grain_count = item.grain_count;
   entry.tenant = session.tenant;
   entry.kind = layout.kind;
-  entry.host = HostCopy::New(*extent, layout_id, layout.PartCount());
+  entry.host = HostCopy::New(*extent, layout_id, layout.PartCount(), item.position);
   entry.host->parent = item.parent;
 
   result.reservation_id = sessions_.NextId();

@@ -22,8 +22,10 @@ inline constexpr char kVersion[] = "0.1.0";
 
 class CacheService final : public Service {
  public:
-  // `options` are resolved. `nvme` may be null. All references outlive the service.
-  CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme);
+  // `options` are resolved. `nvme` may be null. All references outlive the service. `post`: to the
+  // loop, from the threads that encode and decode.
+  CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme,
+               const PostFn& post);
 
   // Fills the catalog from what the NVMe tier holds. Once, before serving.
   absl::Status Recover() { return mover_.Recover(); }
@@ -75,7 +77,7 @@ class CacheService final : public Service {
   void DropReservation(ObjectId id);
   // The visible object of this key if it is the session's tenant's, else kNoObject.
   ObjectId FindVisible(const Session& session, const ObjectKey& key) const;
-  ExtentInfo Describe(const Entry& entry, uint64_t bytes_before) const;
+  ExtentInfo Describe(const Entry& entry, uint64_t stored_before) const;
   ObjectInfo Detail(const Entry& entry) const;
   absl::Status Limit(const std::string& message);
 
@@ -89,6 +91,7 @@ class CacheService final : public Service {
   SessionTable sessions_;
   std::vector<ObjectLayout> layouts_;
   std::vector<uint32_t> layout_fingerprints_;  // interned, by layout id
+  std::unique_ptr<Transcoder> transcoder_;     // where there is an NVMe tier
   Mover mover_;
   uint64_t last_batch_ = 0;
   uint64_t lease_count_ = 0;

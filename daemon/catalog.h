@@ -24,6 +24,8 @@ namespace terrace {
 using ObjectId = uint32_t;
 inline constexpr ObjectId kNoObject = 0xffffffffu;
 
+inline constexpr uint32_t kUnknownPosition = 0xffffffffu;
+
 enum class EntryState : uint8_t {
   kFree,      // slot unused
   kReserved,  // being written by a client: not visible, but its key is taken
@@ -38,11 +40,13 @@ struct HostCopy {
     void operator()(HostCopy* copy) const { ::operator delete(copy); }
   };
   using Ptr = std::unique_ptr<HostCopy, Delete>;
-  static Ptr New(const Extent& extent, uint32_t layout, uint32_t part_count);
+  static Ptr New(const Extent& extent, uint32_t layout, uint32_t part_count,
+                 uint32_t position = kUnknownPosition);
 
   Extent extent;
   ObjectKey parent;
-  uint32_t layout;  // of the session that stored or first loaded it
+  uint32_t layout;    // of the session that stored or first loaded it
+  uint32_t position;  // of the first token, or kUnknownPosition
   uint32_t part_count : 30;
   uint32_t ready : 1;    // every part is there and checked
   uint32_t writing : 1;  // the NVMe tier is reading it: must not move

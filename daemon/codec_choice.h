@@ -1,6 +1,6 @@
-// Which way of encoding an object is expected to bring it back soonest: a pure decision over what was
-// measured. CacheGen (Liu et al., arXiv:2310.07240) adapts its level to the bandwidth; here the codec
-// and its form are chosen too, and exact ones are preferred wherever they cost nothing.
+// Which way of encoding an object is expected to bring it back soonest: a pure decision over what
+// was measured. CacheGen (Liu et al., arXiv:2310.07240) adapts its level to the bandwidth; here the
+// codec and its form are chosen too, and exact ones are preferred wherever they cost nothing.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ namespace terrace {
 // One way of encoding, as measured on objects of a layout.
 struct CodecCost {
   bool lossless = true;
-  double ratio = 1;             // encoded length / length
+  double ratio = 1;               // encoded length / length
   double decode_bytes_per_s = 0;  // of decoded bytes, on one thread; 0: nothing to decode
 };
 

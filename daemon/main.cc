@@ -147,7 +147,7 @@ absl::Status Run(const std::string& config_path) {
     if (!opened.ok()) return opened.status();
     nvme = *std::move(opened);
   }
-  CacheService service(*options, *tenants, nvme.get());
+  CacheService service(*options, *tenants, nvme.get(), loop.poster());
   absl::Status recovered = service.Recover();
   if (!recovered.ok()) return recovered;
   if (nvme != nullptr) {

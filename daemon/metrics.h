@@ -28,6 +28,9 @@ struct Metrics {
   uint64_t durable_bytes = 0;
   uint64_t not_admitted = 0;  // not worth writing behind, so far
   uint64_t writes_failed = 0;
+  uint64_t encoded_objects = 0;                        // of them not as they are
+  uint64_t encoded_bytes = 0, encoded_from_bytes = 0;  // stored, of so much
+  uint64_t decoded_objects = 0, decoded_bytes = 0;     // for a lease
   uint64_t evicted_host = 0;
   uint64_t evicted_unwritten = 0;  // of those, never durable
   uint64_t dropped_nvme = 0;       // lost with a reclaimed segment

@@ -58,12 +58,14 @@ RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const Obje
 }  // namespace
 
 Mover::Mover(Catalog& catalog, std::vector<Tenant>& tenants,
-             const std::vector<ObjectLayout>& layouts, NvmeTier* nvme, Metrics& metrics,
-             const NvmeSection& nvme_options, std::function<void(const Waiter&, uint32_t)> publish)
+             const std::vector<ObjectLayout>& layouts, NvmeTier* nvme, Transcoder* transcoder,
+             Metrics& metrics, const NvmeSection& nvme_options,
+             std::function<void(const Waiter&, uint32_t)> publish)
     : catalog_(catalog),
       tenants_(tenants),
       layouts_(layouts),
       nvme_(nvme),
+      transcoder_(transcoder),
       metrics_(metrics),
       publish_(std::move(publish)),
       max_writing_bytes_(nvme_options.max_pending_writes.bytes),
@@ -117,7 +119,7 @@ void Mover::AddRecovered(RecordId record, const RecordMeta& meta,
   }
   Entry& entry = catalog_.at(id);
   entry.parent_head = meta.parent.Head64();
-  entry.payload_units = meta.payload_bytes / kPartAlignment;
+  entry.payload_units = meta.object_bytes() / kPartAlignment;
   entry.fingerprint = catalog_.InternFingerprint(meta.fingerprint);
   entry.cost_us = meta.cost_us;
   entry.record = record;
@@ -258,14 +260,58 @@ void Mover::StartWrite(ObjectId id) {
   entry.host->writing = true;
   ++writing_objects_;
   writing_bytes_ += entry.payload_bytes();
+  const HostCopy& host = *entry.host;
+  if (!transcoder_->Encodes(host.layout)) {
+    WriteEncoded(id, entry.key, EncodedObject{});
+    return;
+  }
+  EncodeJob job;
+  job.layout = host.layout;
+  job.token_count = entry.token_count;
+  job.grain_count = entry.grain_count;
+  job.position = host.position;
+  job.payload = tenants_[entry.tenant].host->At(host.extent);
+  job.part_crcs.assign(host.part_crcs().begin(), host.part_crcs().end());
+  transcoder_->Encode(std::move(job), Link(),
+                      [this, id, key = entry.key](absl::StatusOr<EncodedObject> encoded) {
+                        WriteEncoded(id, key, std::move(encoded));
+                      });
+}
+
+// Writes the encoded form, or the host copy where there is none.
+void Mover::WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded) {
+  if (!encoded.ok()) {
+    FinishWrite(id, key, encoded.status());
+    return;
+  }
+  const Entry& entry = catalog_.at(id);  // kept while host->writing
   WriteRequest request;
   request.meta = DescribeRecord(catalog_, entry, layouts_[entry.host->layout],
                                 tenants_[entry.tenant].stored_id);
   request.payload = tenants_[entry.tenant].host->At(entry.host->extent);
-  request.done = [this, id, key = entry.key](absl::StatusOr<RecordId> record) {
-    FinishWrite(id, key, std::move(record));
-  };
+  if (encoded->payload != nullptr) {
+    request.meta.decoded_bytes = std::exchange(request.meta.payload_bytes, encoded->payload_bytes);
+    request.meta.part_ends = std::move(encoded->part_ends);
+    request.meta.part_crcs = std::move(encoded->part_crcs);
+    request.payload = encoded->payload->data();
+  }
+  request.done = [this, id, key, kept = std::move(encoded->payload)](
+                     absl::StatusOr<RecordId> record) { FinishWrite(id, key, std::move(record)); };
   nvme_->Write(std::move(request));
+}
+
+LinkState Mover::Link() const {
+  return {read_bytes_per_s_ > 0 ? read_bytes_per_s_ : kDefaultReadBytesPerS, 0,
+          transcoder_->threads()};
+}
+
+// Reads a record that was just written, for the sake of knowing how fast that is.
+void Mover::MeasureLink(ObjectId id) {
+  if (read_bytes_per_s_ > 0 || std::exchange(measuring_link_, true)) return;
+  Verify(id, [this](VerifyOutcome) {
+    read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
+    measuring_link_ = false;
+  });
 }
 
 void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record) {
@@ -279,6 +325,7 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
     if (entry.visible()) {
       entry.record = *record;
       nvme_->SetPinned(*record, entry.pinned);  // it may have changed meanwhile
+      MeasureLink(id);
     } else {
       nvme_->Erase(*record);  // removed while it was written
     }
@@ -303,7 +350,6 @@ absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, u
   }
   entry.host = HostCopy::New(*extent, layout, layouts_[layout].PartCount());
   loading_[id];
-  loading_bytes_ += entry.payload_bytes();
 
   ReadRequest request;
   request.record = entry.record;
@@ -312,16 +358,65 @@ absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, u
   request.destination = tenants_[entry.tenant].host->At(*extent);
   request.priority = priority;
   request.batch = batch;
-  request.on_progress = [this, id](uint32_t parts_ready) {
-    Loading& loading = loading_[id];
-    loading.parts_ready = parts_ready;
-    for (const Waiter& waiter : loading.waiters) {
-      publish_(waiter, MakeReadyWord(ReadyState::kLoading, parts_ready));
+  if (StoredBytes(entry) != entry.payload_bytes()) {
+    if (!ReadEncoded(id, layouts_[layout], request)) {
+      loading_.erase(id);
+      DropHostCopy(id);
+      return absl::ResourceExhaustedError("no memory to read an encoded object into");
     }
-  };
-  request.done = [this, id](absl::StatusOr<RecordMeta> meta) { FinishRead(id, std::move(meta)); };
+  } else {
+    request.on_progress = [this, id](uint32_t parts) { Progressed(id, parts); };
+    request.done = [this, id](absl::StatusOr<RecordMeta> meta) { FinishRead(id, std::move(meta)); };
+  }
+  loading_[id].stored_bytes = StoredBytes(entry);
+  loading_bytes_ += StoredBytes(entry);
   nvme_->Read(std::move(request));
   return absl::OkStatus();
+}
+
+bool Mover::ReadEncoded(ObjectId id, const ObjectLayout& layout, ReadRequest& request) {
+  const Entry& entry = catalog_.at(id);
+  Transcoder::DecodeJob job;
+  job.layout = &layout;
+  job.token_count = entry.token_count;
+  job.grain_count = entry.grain_count;
+  job.stored_bytes = StoredBytes(entry);
+  job.destination = request.destination;
+  job.priority = request.priority;
+  job.batch = request.batch;
+  auto read = std::make_shared<RecordMeta>();
+  auto decoding = transcoder_->StartDecode(
+      job, [this, id](uint32_t parts) { Progressed(id, parts); },
+      [this, id, read](absl::StatusOr<std::vector<uint32_t>> part_crcs) {
+        if (!part_crcs.ok()) {
+          // What the tier read was as it had been written: it cannot know that it is no good.
+          const RecordId record = catalog_.at(id).record;
+          if (!read->part_ends.empty() && absl::IsDataLoss(part_crcs.status()) &&
+              record != kNoRecord) {
+            nvme_->Erase(record);
+          }
+          FinishRead(id, part_crcs.status());
+          return;
+        }
+        read->part_crcs = *std::move(part_crcs);
+        FinishRead(id, std::move(*read));
+      });
+  if (decoding == nullptr) return false;
+  request.destination = decoding->staging();
+  request.on_progress = [decoding](uint32_t parts) { decoding->Arrived(parts); };
+  request.done = [decoding, read](absl::StatusOr<RecordMeta> meta) {
+    if (meta.ok()) *read = *std::move(meta);
+    decoding->ReadEnded(meta.status());
+  };
+  return true;
+}
+
+void Mover::Progressed(ObjectId id, uint32_t parts_ready) {
+  Loading& loading = loading_[id];
+  loading.parts_ready = parts_ready;
+  for (const Waiter& waiter : loading.waiters) {
+    publish_(waiter, MakeReadyWord(ReadyState::kLoading, parts_ready));
+  }
 }
 
 void Mover::Join(ObjectId id, const Waiter& waiter) {
@@ -341,7 +436,7 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
   Entry& entry = catalog_.at(id);  // kept while loading
   const Loading loading = std::move(loading_[id]);
   loading_.erase(id);
-  loading_bytes_ -= entry.payload_bytes();
+  loading_bytes_ -= loading.stored_bytes;
   if (meta.ok() && meta->part_crcs.size() != entry.host->part_count) {
     nvme_->Erase(entry.record);
     meta = absl::DataLossError(absl::StrCat(entry.key.ToHex(), ": its record has ",
@@ -367,7 +462,11 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
                  loading.parts_ready, meta.status().ToString());
     if (absl::IsDataLoss(meta.status())) {
       ++metrics_.corrupt_objects;
-      entry.record = kNoRecord;  // the tier has erased it
+      entry.record = kNoRecord;  // it has been erased
+      catalog_.Unindex(id);
+    } else if (absl::IsFailedPrecondition(meta.status())) {
+      // Nobody can decode it before the next start, when its profile may be there again.
+      entry.record = kNoRecord;
       catalog_.Unindex(id);
     }
     if (entry.lease_count == 0) DropHostCopy(id);
@@ -414,10 +513,14 @@ void Mover::ReleaseIfGone(ObjectId id) {
   catalog_.Free(id);
 }
 
-uint32_t Mover::EtaUs(uint64_t bytes) const {
+uint64_t Mover::StoredBytes(const Entry& entry) const {
+  return entry.record == kNoRecord ? 0 : nvme_->PayloadBytes(entry.record);
+}
+
+uint32_t Mover::EtaUs(uint64_t stored_bytes) const {
   const double speed = read_bytes_per_s_ > 0 ? read_bytes_per_s_ : kDefaultReadBytesPerS;
   return static_cast<uint32_t>(
-      std::min(4e9, static_cast<double>(bytes + loading_bytes_) * 1e6 / speed));
+      std::min(4e9, static_cast<double>(stored_bytes + loading_bytes_) * 1e6 / speed));
 }
 
 void Mover::Tick() {
@@ -457,15 +560,15 @@ void Mover::Verify(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done) {
     return;
   }
   // The record is read into scratch memory, so that verification evicts nothing.
-  auto scratch =
-      std::make_shared<kernels::AlignedBuffer>(AlignUp(entry.payload_bytes(), kExtentAlignment));
+  const uint64_t stored_bytes = StoredBytes(entry);
+  auto scratch = std::make_shared<kernels::AlignedBuffer>(AlignUp(stored_bytes, kExtentAlignment));
   ReadRequest request;
   request.record = entry.record;
   request.key = entry.key;
   request.fingerprint = catalog_.fingerprint(entry.fingerprint);
   request.destination = scratch->data();
   request.priority = IoPriority::kBackground;
-  request.done = [this, key = entry.key, outcome, scratch, bytes = entry.payload_bytes(),
+  request.done = [this, key = entry.key, outcome, scratch, bytes = stored_bytes,
                   done = std::move(done)](absl::StatusOr<RecordMeta> meta) mutable {
     outcome.bytes += bytes;
     if (absl::IsDataLoss(meta.status())) {

@@ -1,4 +1,4 @@
-// Moves objects between tiers: the only file that sees catalog, tiers and (later) codec and device
+// Moves objects between tiers: the only file that sees catalog, tiers, codec and (later) device
 // together. Makes room in the host tier, writes committed objects behind to NVMe, brings them back
 // for a lease. Loop thread; nothing here blocks.
 #pragma once
@@ -15,6 +15,7 @@
 #include "daemon/catalog.h"
 #include "daemon/metrics.h"
 #include "daemon/tenant.h"
+#include "daemon/transcoder.h"
 #include "tiers/nvme/admission.h"
 #include "tiers/nvme/nvme_tier.h"
 #include "transport/service.h"
@@ -30,10 +31,11 @@ struct Waiter {
 
 class Mover {
  public:
-  // `layouts` outlives the mover and only grows. `nvme` may be null: host tier only.
+  // `layouts` outlives the mover and only grows. `nvme` may be null: host tier only; then
+  // `transcoder` may be, too.
   // `publish` stores a ready word on a board; it ignores sessions that are gone.
   Mover(Catalog& catalog, std::vector<Tenant>& tenants, const std::vector<ObjectLayout>& layouts,
-        NvmeTier* nvme, Metrics& metrics, const NvmeSection& nvme_options,
+        NvmeTier* nvme, Transcoder* transcoder, Metrics& metrics, const NvmeSection& nvme_options,
         std::function<void(const Waiter&, uint32_t word)> publish);
 
   // Fills the catalog from the NVMe tier's records. Once, before serving. Fails as
@@ -80,8 +82,10 @@ class Mover {
     return queued_objects_ + writing_objects_ + (nvme_ != nullptr ? nvme_->pending_pins() : 0);
   }
   uint64_t pending_bytes() const { return queued_bytes_ + writing_bytes_; }
-  // Time to bring `bytes` up from NVMe behind everything already asked for.
-  uint32_t EtaUs(uint64_t bytes) const;
+  // What a read of the entry's record moves.
+  uint64_t StoredBytes(const Entry& entry) const;
+  // Time to bring so much of records up from NVMe behind everything already asked for.
+  uint32_t EtaUs(uint64_t stored_bytes) const;
   // Refreshes measured bandwidth and retries writes that found the tier's queue full.
   void Tick();
 
@@ -89,6 +93,7 @@ class Mover {
   struct Loading {
     std::vector<Waiter> waiters;
     uint32_t parts_ready = 0;
+    uint64_t stored_bytes = 0;  // of the record
   };
 
   bool Evictable(ObjectId id) const;
@@ -101,7 +106,13 @@ class Mover {
   bool HostCopyChecks(const Entry& entry) const;
   void FeedWrites();
   void StartWrite(ObjectId id);
+  void WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded);
   void FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record);
+  LinkState Link() const;
+  void MeasureLink(ObjectId id);
+  // The read of a record that holds the object encoded; false when memory is short.
+  bool ReadEncoded(ObjectId id, const ObjectLayout& layout, ReadRequest& request);
+  void Progressed(ObjectId id, uint32_t parts_ready);
   void FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta);
   void RecordDropped(RecordId record, const ObjectKey& key);
   void RecordLost(const ObjectKey& key);
@@ -112,6 +123,7 @@ class Mover {
   std::vector<Tenant>& tenants_;
   const std::vector<ObjectLayout>& layouts_;
   NvmeTier* nvme_;
+  Transcoder* transcoder_;
   Metrics& metrics_;
   std::function<void(const Waiter&, uint32_t)> publish_;
 
@@ -123,7 +135,8 @@ class Mover {
   const uint64_t max_writing_bytes_;
   nvme::Admission admission_;
   absl::flat_hash_map<ObjectId, Loading> loading_;
-  uint64_t loading_bytes_ = 0;
+  uint64_t loading_bytes_ = 0;  // of records
+  bool measuring_link_ = false;
   double read_bytes_per_s_ = 0;
 };
 

@@ -1,6 +1,6 @@
-// The codec profiles a daemon knows: those the operator put in [codec] profiles, and copies of every
-// one it encoded with, so that what is stored can be read later whatever happens to the former.
-// Loop thread, but where it says so.
+// The codec profiles a daemon knows: those the operator put in [codec] profiles, and copies of
+// every one it encoded with, so that what is stored can be read later whatever happens to the
+// former. Loop thread, but where it says so.
 #pragma once
 
 #include <memory>

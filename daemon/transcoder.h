@@ -2,7 +2,8 @@
 // (docs/formats/record.md, codec 1). Decides how each object is encoded, by what it measured on the
 // first of its layout, and decodes layers in order while later ones are still being read.
 //
-// Loop thread; the work is done by a CodecPool. What callers pass by pointer must stay until `done`.
+// Loop thread; the work is done by a CodecPool. What callers pass by pointer must stay until
+// `done`.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "codec/chunk_codec.h"
 #include "config/kv_geometry.h"
 #include "config/options.h"
+#include "daemon/catalog.h"
 #include "daemon/codec_choice.h"
 #include "daemon/codec_pool.h"
 #include "daemon/metrics.h"
@@ -26,8 +28,6 @@
 #include "kernels/buffer_pool.h"
 
 namespace terrace {
-
-inline constexpr uint32_t kUnknownPosition = 0xffffffff;
 
 // An object to encode, with what a client promised of it.
 struct EncodeJob {
@@ -53,8 +53,8 @@ class ObjectDecoding {
   virtual uint8_t* staging() = 0;  // where the record's payload goes
   // Parts [0, n) of the record are there. Ascending n.
   virtual void Arrived(uint32_t parts) = 0;
-  // The read ended, in good order or not. `done` of StartDecode runs once no thread is at work: with
-  // the read's status, else what was wrong with the encoded bytes.
+  // The read ended, in good order or not. `done` of StartDecode runs once no thread is at work:
+  // with the read's status, else what was wrong with the encoded bytes.
   virtual void ReadEnded(absl::Status status) = 0;
 };
 
@@ -84,7 +84,8 @@ class Transcoder {
     uint64_t batch = 0;
   };
   // `progress`: the first so many parts of the object are at the destination, and right.
-  // `done`: DataLoss, or FailedPrecondition when the profile is not here, as well.
+  // `done`: DataLoss, or FailedPrecondition when the profile is not here, as well. Null when memory
+  // is short.
   std::shared_ptr<ObjectDecoding> StartDecode(const DecodeJob& job,
                                               std::function<void(uint32_t parts)> progress,
                                               DecodeDone done);
@@ -115,6 +116,8 @@ class Transcoder {
   class Decoding;
 
   void Measure(KvLayout& layout);
+  // A thread decoded so fast just now.
+  void Decoded(const codec::Decoder& decoder, double bytes_per_s);
   void Start(KvLayout& layout, Waiting waiting);
 
   const CodecSection options_;
@@ -123,7 +126,7 @@ class Transcoder {
   ProfileStore profiles_;
   std::shared_ptr<kernels::BufferPool> buffers_;
   absl::flat_hash_map<uint32_t, std::unique_ptr<KvLayout>> layouts_;  // by id
-  CodecPool pool_;  // last: its threads end first
+  CodecPool pool_;                                                    // last: its threads end first
 };
 
 }  // namespace terrace

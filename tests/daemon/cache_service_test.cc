@@ -55,7 +55,7 @@ class CacheServiceTest : public ::testing::Test {
     auto tenants = BuildTenants(options_, loop_.post());
     ASSERT_TRUE(tenants.ok()) << tenants.status();
     tenants_ = *std::move(tenants);
-    service_ = std::make_unique<CacheService>(options_, tenants_, nvme_.get());
+    service_ = std::make_unique<CacheService>(options_, tenants_, nvme_.get(), loop_.post());
     const absl::Status recovered = service_->Recover();
     ASSERT_TRUE(recovered.ok()) << recovered;
   }
@@ -81,7 +81,7 @@ class CacheServiceTest : public ::testing::Test {
 
   // Reserves, waiting while the arena grows.
   ReserveResult ReserveKey(SessionId session, const ObjectKey& key, uint32_t tokens = 16) {
-    const uint32_t layout = *service_->RegisterLayout(session, layout_);
+    const uint32_t layout = *service_->RegisterLayout(session, layout_, std::nullopt);
     ReserveItem item;
     item.key = key;
     item.token_count = tokens;
@@ -112,7 +112,7 @@ class CacheServiceTest : public ::testing::Test {
 
   // Acquires, waiting while the arena grows.
   AcquireReply AcquireKey(SessionId session, const ObjectKey& key) {
-    const uint32_t layout = *service_->RegisterLayout(session, layout_);
+    const uint32_t layout = *service_->RegisterLayout(session, layout_, std::nullopt);
     AcquireReply result;
     loop_.RunUntil([&] {
       auto reply = service_->Acquire(session, layout, {&key, 1}, AcquireOptions{});
@@ -227,7 +227,7 @@ TEST_F(CacheServiceTest, ALeaseEndsWithItsTimeAndARemovedObjectOutlivesItsLease)
   Store(session, Key(1), 5);
   AcquireOptions brief;
   brief.ttl_ms = 1;
-  const uint32_t layout = *service_->RegisterLayout(session, layout_);
+  const uint32_t layout = *service_->RegisterLayout(session, layout_, std::nullopt);
   const ObjectKey key = Key(1);
   const auto lease = service_->Acquire(session, layout, {&key, 1}, brief);
   ASSERT_TRUE(lease.ok());
@@ -254,7 +254,7 @@ TEST_F(CacheServiceTest, LimitsAnswerResourceExhausted) {
   Store(other, Key(4), 4);
   EXPECT_NE(AcquireKey(other, Key(4)).lease_id, 0u);
   const ObjectKey key = Key(4);
-  const uint32_t layout = *service_->RegisterLayout(other, layout_);
+  const uint32_t layout = *service_->RegisterLayout(other, layout_, std::nullopt);
   EXPECT_TRUE(absl::IsResourceExhausted(
       service_->Acquire(other, layout, {&key, 1}, AcquireOptions{}).status()));
   const std::vector<ObjectKey> many(5, Key(9));

@@ -1,6 +1,7 @@
 // Encodes and decodes tiles of KV with a calibrated profile: un-RoPE, mean, linear transform and
 // one step in a weighted space, token levels, rANS. Everything that a decoder computes is either an
-// integer or a float operation that rounds once, so that every machine decodes the same bytes.
+// integer or a float operation that rounds once (fused where the format says so), so that every
+// machine decodes the same bytes.
 //
 // Where it comes from: rotation undone before quantising, KVQuant (arXiv:2401.18079); a KLT of KV,
 // KVTC (arXiv:2511.01815); weights from the Fisher matrix, Optimal Brain Damage (LeCun et al.,

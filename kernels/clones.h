@@ -1,6 +1,7 @@
 // TERRACE_CLONES before a function of plain loops: the compiler builds it for AVX-512, AVX2 and the
 // baseline, and the loader picks one. All give identical results, for none may contract a multiply
-// and an add (the files are built with -ffp-contract=off) and none reorders a sum.
+// and an add (the files are built with -ffp-contract=off), none reorders a sum, and what is fused
+// says so (__builtin_fmaf: an instruction, or libm's in the baseline).
 // Sanitizers and clang 14 do without: there the baseline is built alone.
 #pragma once
 

@@ -35,12 +35,7 @@ void FloatsOfBf16(const uint16_t* values, size_t count, float* floats) {
 
 TERRACE_CLONES
 void Bf16sOfFloat(const float* floats, size_t count, uint16_t* values) {
-  for (size_t i = 0; i < count; ++i) {
-    const uint32_t bits = std::bit_cast<uint32_t>(floats[i]);
-    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
-    values[i] = static_cast<uint16_t>(nan ? bits >> 16 | 0x40 : rounded);
-  }
+  for (size_t i = 0; i < count; ++i) values[i] = Bf16OfFloat(floats[i]);
 }
 
 void FloatsOfF16(const uint16_t* values, size_t count, float* floats) {

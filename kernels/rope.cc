@@ -36,18 +36,18 @@ void RotateHalf(float* head, size_t pairs, const Turn* turns, float sign) {
   for (size_t i = 0; i < pairs; ++i) {
     const float x = head[i], y = second[i];
     const float c = turns[i].cosine, s = sign * turns[i].sine;
-    head[i] = x * c - y * s;
-    second[i] = y * c + x * s;
+    head[i] = __builtin_fmaf(x, c, -(y * s));
+    second[i] = __builtin_fmaf(y, c, x * s);
   }
 }
 
-// Not cloned: g++ 12 makes vfmaddsub of this one, -ffp-contract=off or not, which rounds once only.
+TERRACE_CLONES
 void RotateInterleaved(float* head, size_t pairs, const Turn* turns, float sign) {
   for (size_t i = 0; i < pairs; ++i) {
     const float x = head[2 * i], y = head[2 * i + 1];
     const float c = turns[i].cosine, s = sign * turns[i].sine;
-    head[2 * i] = x * c - y * s;
-    head[2 * i + 1] = y * c + x * s;
+    head[2 * i] = __builtin_fmaf(x, c, -(y * s));
+    head[2 * i + 1] = __builtin_fmaf(y, c, x * s);
   }
 }
 

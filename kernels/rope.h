@@ -26,7 +26,8 @@ Turn TurnOfPhase(uint64_t turns);
 void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t positions,
                Turn* out);
 
-// Turns the first rotary_dim values of each of `heads` heads of one token, forward, or back.
+// Turns the first rotary_dim values of each of `heads` heads of one token, forward, or back: the
+// products with the sine are rounded, then added to those with the cosine, fused.
 void Rotate(float* token, size_t heads, size_t head_dim, size_t rotary_dim, RopePairing pairing,
             const Turn* turns, bool back);
 

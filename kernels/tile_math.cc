@@ -12,7 +12,7 @@ template <typename T>
 inline void DequantiseAll(const T* in, size_t count, float step, const float* row_scale,
                           const float* mean, float* out) {
   for (size_t j = 0; j < count; ++j) {
-    out[j] = static_cast<float>(in[j]) * step * row_scale[j] + mean[j];
+    out[j] = __builtin_fmaf(static_cast<float>(in[j]), step * row_scale[j], mean[j]);
   }
 }
 

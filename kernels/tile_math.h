@@ -38,7 +38,8 @@ void ApplyIntegerBlocksAvx2(const int16_t* pairs, size_t channels, size_t block,
 void ApplyIntegerBlocksScalar(const int16_t* pairs, size_t channels, size_t block,
                               const int16_t* in, size_t tokens, int32_t* out);
 
-// out[j] = (in[j] * step) * row_scale[j] + mean[j], each rounded.
+// out[j] = in[j] * (step * row_scale[j]) + mean[j]: in[j] and the second product rounded, the rest
+// fused.
 void Dequantise(const int32_t* in, size_t count, float step, const float* row_scale,
                 const float* mean, float* out);
 // The same of int16.

@@ -130,6 +130,18 @@ def power(exponent16: int) -> np.float32:
     return F32(root * F32(2.0 ** max(-126, min(127, exponent16 // 16))))
 
 
+def fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """x y + z of float32, rounded once: the product is exact in float64, and a sum rounded to odd there
+    rounds to float32 as the exact one does."""
+    product, addend = np.multiply(x, y, dtype=np.float64), np.asarray(z, np.float64)
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    even = np.ascontiguousarray(total).view(np.int64).reshape(total.shape) % 2 == 0
+    odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    return np.where(even & (error != 0) & np.isfinite(error), odd, total).astype(F32)
+
+
 def turn(phase: int) -> tuple[np.float32, np.float32]:
     q = ((phase + 2**61) % 2**64) >> 62
     r = (phase - (q << 62)) % 2**64
@@ -158,6 +170,7 @@ def to_dtype(values: np.ndarray, dtype: int) -> np.ndarray:
     bits = values.astype("<f4").view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    rounded = np.where(bits & 0x7F800000, rounded, bits >> 16 & 0x8000)
     return np.where(nan, bits >> 16 | 0x40, rounded).astype("<u2")[..., None].view(np.uint8)
 
 
@@ -255,7 +268,7 @@ class Chunk:
             blocks = coefficients.reshape(-1, section.block)
             sums = np.einsum("bk,bkj->bj", blocks, section.matrix.astype(np.int64)).reshape(-1)
             sums = (sums + 2**31) % 2**32 - 2**31
-        x = sums.astype(F32) * power(self.lambda16 - 4 * level) * section.row_scale + section.mean
+        x = fma(sums.astype(F32), power(self.lambda16 - 4 * level) * section.row_scale, section.mean)
         if index % 2 == 0 and self.profile.pairing:
             pairs = self.profile.rotary_dim // 2
             x = x.reshape(self.heads, -1).copy()
@@ -264,6 +277,6 @@ class Chunk:
                 c, s = turn(phase)
                 a, b = (i, i + pairs) if self.profile.pairing == 1 else (2 * i, 2 * i + 1)
                 p, q = x[:, a].copy(), x[:, b].copy()
-                x[:, a], x[:, b] = p * c - q * s, q * c + p * s
+                x[:, a], x[:, b] = fma(p, c, -(q * s)), fma(q, c, p * s)
             x = x.reshape(-1)
         return x

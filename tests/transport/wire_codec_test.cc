@@ -74,6 +74,39 @@ TEST(WireCodecTest, ReserveNamesTheBadField) {
               HasSubstr("items.parent"));
 }
 
+TEST(WireCodecTest, AGeometryMustBeTheOneOfItsLayout) {
+  KvGeometry geometry;
+  geometry.model_id = "m";
+  geometry.layers = 2;
+  geometry.kv_heads = 3;
+  geometry.head_dim = 64;
+  geometry.v_head_dim = 32;
+  geometry.rope_theta = 1e6;
+  geometry.rope_scaling = "yarn";
+  geometry.tp_size = 2;
+  geometry.lora = "l";
+  geometry.engine_layout = "e";
+  ObjectLayout layout;
+  std::optional<KvGeometry> read;
+  {
+    capnp::MallocMessageBuilder message;
+    auto params = message.initRoot<wire::Session::RegisterLayoutParams>();
+    WriteLayout(geometry.Layout(), &geometry, params);
+    ASSERT_TRUE(ReadLayout(params.asReader(), layout, read).ok());
+    ASSERT_TRUE(read.has_value());
+    EXPECT_EQ(read->ModelFingerprint(), geometry.ModelFingerprint());  // covers every field
+  }
+  capnp::MallocMessageBuilder message;
+  auto params = message.initRoot<wire::Session::RegisterLayoutParams>();
+  WriteLayout(geometry.Layout(), &geometry, params);
+  params.getGeometry().setKvHeads(6);
+  EXPECT_THAT(std::string(ReadLayout(params.asReader(), layout, read).message()),
+              HasSubstr("geometry: the layout is not the one"));
+  params.getGeometry().setKvHeads(0);
+  EXPECT_THAT(std::string(ReadLayout(params.asReader(), layout, read).message()),
+              HasSubstr("geometry.kv_heads: 0; expected 1"));
+}
+
 TEST(WireCodecTest, RepliesOfAStrangeDaemonAreErrors) {
   std::vector<ExtentInfo> extents;
   EXPECT_FALSE(ReadExtents(Bytes(std::string(15, '\0')), 1, extents).ok());

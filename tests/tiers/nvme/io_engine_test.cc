@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <set>
@@ -17,6 +18,7 @@
 
 #include "gmock/gmock.h"
 #include "tests/tiers/nvme/nvme_fixture.h"
+#include "tiers/nvme/limited_engine.h"
 #include "tiers/nvme/system.h"
 
 namespace terrace::nvme {
@@ -246,6 +248,45 @@ TEST_P(ForbiddenTest, ThreadsTakeOverAndSayWhy) {
 INSTANTIATE_TEST_SUITE_P(Calls, ForbiddenTest,
                          testing::Values(uint32_t{SYS_io_uring_setup},
                                          uint32_t{SYS_io_uring_enter}));
+
+TEST(LimitedEngine, ReadsTakeAtLeastTheTimeOfTheirBytesAndWritesNone) {
+  TemporaryDirectory scratch;
+  auto inner = MakeIoEngine(EngineChoice::kAuto, 16);
+  ASSERT_TRUE(inner.ok()) << inner.status();
+  constexpr uint64_t kRate = 16 << 20, kBytes = 256 << 10;  // 1/64 s each
+  LimitedEngine engine(*std::move(inner), kRate);
+  const int fd = System::Real().Open(scratch.path() + "/file", O_RDWR | O_CREAT | O_DIRECT);
+  ASSERT_GE(fd, 0);
+  kernels::AlignedBuffer written(kBytes), read(4 * kBytes);
+  Fill(written.data(), kBytes, 1);
+  const auto run = [&](IoOp::Kind kind, uint8_t* memory, int count) {
+    std::vector<iovec> buffers;
+    std::vector<IoOp> ops(count);
+    for (int i = 0; i < count; ++i) buffers.push_back({memory + i * kBytes, kBytes});
+    for (int i = 0; i < count; ++i) {
+      ops[i].kind = kind;
+      ops[i].fd = fd;
+      ops[i].buffers = &buffers[i];
+      ops[i].buffer_count = 1;
+      engine.Submit(&ops[i]);
+    }
+    std::vector<IoOp*> completed;
+    while (completed.size() < ops.size()) engine.Poll(true, completed);
+    for (IoOp& op : ops) EXPECT_EQ(op.result, static_cast<int64_t>(kBytes));
+  };
+  run(IoOp::Kind::kWrite, written.data(), 1);
+  const auto start = std::chrono::steady_clock::now();
+  run(IoOp::Kind::kRead, read.data(), 4);
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(62));
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(std::memcmp(read.data() + i * kBytes, written.data(), kBytes), 0);
+  }
+  engine.Wake();  // ends the next wait, though nothing is under way
+  std::vector<IoOp*> completed;
+  engine.Poll(true, completed);
+  EXPECT_TRUE(completed.empty());
+  close(fd);
+}
 
 }  // namespace
 }  // namespace terrace::nvme

@@ -55,6 +55,11 @@ absl::StatusOr<PrefixMatch> Client::MatchPrefix(const Model& model,
   absl::Status found =
       LookupPrefix(*core_, model.layout_id, keys.ChunkKeys(keys.full_chunks()), extents);
   if (!found.ok()) return found;
+  const auto slower = std::find_if(extents.begin(), extents.end(), [](const ExtentInfo& extent) {
+    return (extent.flags & kFlagRecompute) != 0;
+  });
+  const bool complete = slower == extents.end();
+  extents.erase(slower, extents.end());
   PrefixMatch match;
   for (size_t i = 0; i < extents.size(); ++i) {
     const ObjectKey& key = keys.ChunkKey(i);
@@ -63,13 +68,17 @@ absl::StatusOr<PrefixMatch> Client::MatchPrefix(const Model& model,
   }
   match.matched_tokens = static_cast<uint32_t>(extents.size() * kChunkTokens);
 
+  // Behind what is better computed nothing is worth having.
+  if (!complete) return match;
   // One object may cover the beginning of the first chunk that is not there as a whole.
   const absl::Span<const ObjectKey> grains = keys.GrainsOfChunk(extents.size());
   if (grains.empty()) return match;
   const auto tail =
       core_->connection().MatchTail(model.layout_id, keys.ParentOf(extents.size()), grains);
   if (!tail.ok()) return tail.status();
-  if (!tail->found || tail->matched_grains == 0) return match;
+  if (!tail->found || tail->matched_grains == 0 || (tail->info.flags & kFlagRecompute) != 0) {
+    return match;
+  }
   if (tail->matched_grains > std::min<size_t>(grains.size(), tail->grain_count)) {
     return absl::InternalError(
         absl::StrCat("match_tail: ", tail->matched_grains, " grains matched of ", grains.size()));

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/load_or_compute.h"
 #include "spdlog/spdlog.h"
 
 namespace terrace {
@@ -206,6 +207,8 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
   ++metrics_.lookup_calls;
   metrics_.lookup_keys += keys.size();
   uint64_t cold_bytes = 0;  // of records
+  const size_t before = extents.size();
+  std::vector<PrefixStep> steps;
   for (const ObjectKey& key : keys) {
     const ObjectId object = FindVisible(**session, key);
     if (object == kNoObject) break;
@@ -214,6 +217,12 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
     extents.push_back(Describe(entry, cold_bytes));
     if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
     ++metrics_.lookup_hits;
+    const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
+    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), entry.cost_us});
+  }
+  for (size_t i = StepsWorthLoading(steps); i < steps.size(); ++i) {
+    extents[before + i].flags |= kFlagRecompute;
+    ++metrics_.recompute_advised;
   }
   return absl::OkStatus();
 }
@@ -239,6 +248,12 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   match.matched_grains = best->matched_grains;
   match.grain_count = entry.grain_count;
   match.info = Describe(entry, 0);
+  const PrefixStep step{match.info.eta_us,
+                        uint64_t{entry.cost_us} * best->matched_grains / entry.grain_count};
+  if (StepsWorthLoading({&step, 1}) == 0) {
+    match.info.flags |= kFlagRecompute;
+    ++metrics_.recompute_advised;
+  }
   return match;
 }
 

@@ -6,6 +6,7 @@ std::vector<std::pair<std::string, uint64_t>> Metrics::List() const {
   return {{"lookup_calls", lookup_calls},
           {"lookup_keys", lookup_keys},
           {"lookup_hits", lookup_hits},
+          {"recompute_advised", recompute_advised},
           {"tail_matches", tail_matches},
           {"acquired_host", acquired_host},
           {"acquired_nvme", acquired_nvme},

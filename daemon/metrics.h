@@ -10,11 +10,12 @@ namespace terrace {
 
 struct Metrics {
   uint64_t lookup_calls = 0;
-  uint64_t lookup_keys = 0;    // asked for
-  uint64_t lookup_hits = 0;    // keys answered present
-  uint64_t tail_matches = 0;   // partial chunks found
-  uint64_t acquired_host = 0;  // objects leased straight from the host tier
-  uint64_t acquired_nvme = 0;  // objects that a lease had promoted
+  uint64_t lookup_keys = 0;        // asked for
+  uint64_t lookup_hits = 0;        // keys answered present
+  uint64_t recompute_advised = 0;  // of those, expected to be faster made again than loaded
+  uint64_t tail_matches = 0;       // partial chunks found
+  uint64_t acquired_host = 0;      // objects leased straight from the host tier
+  uint64_t acquired_nvme = 0;      // objects that a lease had promoted
   uint64_t acquire_misses = 0;
   uint64_t promoted_bytes = 0;
   uint64_t promotion_failures = 0;

@@ -69,10 +69,12 @@ struct ExtentInfo {     // 16 bytes; `lookup` answers one per matched key
   uint32_t eta_us = 0;  // until the whole payload could be in the host tier
   uint16_t token_count = 0;
   TierId tier = TierId::kNone;  // fastest tier that holds it
-  uint8_t flags = 0;            // kFlagDurable, kFlagPinned
+  uint8_t flags = 0;            // kFlagDurable, kFlagPinned, kFlagRecompute
 };
 inline constexpr uint8_t kFlagDurable = 1;
 inline constexpr uint8_t kFlagPinned = 2;
+// Making it again, and all that comes behind it in the same lookup, is expected to be faster.
+inline constexpr uint8_t kFlagRecompute = 4;
 
 struct TailMatch {
   bool found = false;

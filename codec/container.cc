@@ -30,6 +30,22 @@ class ByteWriter {
   uint8_t* out_;
 };
 
+void PutPlace(const SectionPlace& place, ByteWriter* writer) {
+  writer->Put<uint64_t>(place.offset);
+  writer->Put<uint32_t>(place.bytes);
+  writer->Put<uint32_t>(place.crc);
+}
+
+SectionPlace ReadPlace(ByteReader* reader) {
+  const auto offset = reader->Read<uint64_t>();
+  const auto bytes = reader->Read<uint32_t>();
+  return {offset, bytes, reader->Read<uint32_t>()};
+}
+
+bool IsWithin(const SectionPlace& place, std::span<const uint8_t> container) {
+  return place.offset <= container.size() && place.bytes <= container.size() - place.offset;
+}
+
 uint32_t HeaderCrc(const uint8_t* header, size_t bytes) {
   const uint32_t zero = 0;
   uint32_t crc = kernels::Crc32c(header, 12);
@@ -62,7 +78,8 @@ uint64_t HeaderBytes(const KvShape& shape) {
   return kFixedBytes + uint64_t{kPlaceBytes} * shape.Sections();
 }
 
-void WriteHeader(const ChunkHeader& header, std::span<const SectionPlace> sections, uint8_t* out) {
+void WriteHeader(const ChunkHeader& header, const SectionPlace& tables,
+                 std::span<const SectionPlace> sections, uint8_t* out) {
   const KvShape& shape = header.shape;
   const uint64_t bytes = HeaderBytes(shape);
   std::memset(out, 0, kFixedBytes);
@@ -84,12 +101,9 @@ void WriteHeader(const ChunkHeader& header, std::span<const SectionPlace> sectio
     writer.Put<uint32_t>(field);
   }
   writer.PutBytes(header.profile.data(), header.profile.size());
+  PutPlace(tables, &writer);
   writer = ByteWriter(out + kFixedBytes);
-  for (const SectionPlace& place : sections) {
-    writer.Put<uint64_t>(place.offset);
-    writer.Put<uint32_t>(place.bytes);
-    writer.Put<uint32_t>(place.table_crc);
-  }
+  for (const SectionPlace& place : sections) PutPlace(place, &writer);
   const uint32_t crc = HeaderCrc(out, bytes);
   std::memcpy(out + 12, &crc, sizeof crc);
 }
@@ -126,14 +140,24 @@ absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container) {
     *field = reader.Read<uint32_t>();
   }
   reader.Copy(parsed.header.profile.data(), parsed.header.profile.size());
+  parsed.tables = ReadPlace(&reader);
   if (absl::Status status = CheckFields(parsed.header); !status.ok()) return status;
   if (bytes != HeaderBytes(shape)) return absl::DataLossError("chunk header: wrong length");
   reader = ByteReader(container.subspan(kFixedBytes, bytes - kFixedBytes));
   for (uint32_t s = 0; s < shape.Sections(); ++s) {
-    SectionPlace place{reader.Read<uint64_t>(), reader.Read<uint32_t>(), reader.Read<uint32_t>()};
-    parsed.sections.push_back(place);
+    parsed.sections.push_back(ReadPlace(&reader));
   }
   return parsed;
+}
+
+absl::StatusOr<std::span<const uint8_t>> TablesOf(std::span<const uint8_t> container,
+                                                  const ParsedChunk& chunk) {
+  if (!IsWithin(chunk.tables, container)) return absl::DataLossError("tables: cut off");
+  const auto bytes = container.subspan(chunk.tables.offset, chunk.tables.bytes);
+  if (kernels::Crc32c(bytes.data(), bytes.size()) != chunk.tables.crc) {
+    return absl::DataLossError("tables: checksum does not match");
+  }
+  return bytes;
 }
 
 absl::StatusOr<SectionTiles> SectionTiles::Find(std::span<const uint8_t> container,
@@ -142,13 +166,11 @@ absl::StatusOr<SectionTiles> SectionTiles::Find(std::span<const uint8_t> contain
     return absl::DataLossError(absl::StrCat("section ", section, ": ", what));
   };
   const SectionPlace& place = chunk.sections[section];
-  if (place.offset > container.size() || place.bytes > container.size() - place.offset) {
-    return lost("cut off");
-  }
+  if (!IsWithin(place, container)) return lost("cut off");
   const std::span<const uint8_t> bytes = container.subspan(place.offset, place.bytes);
   const uint64_t table_bytes = uint64_t{kTilePlaceBytes} * chunk.header.shape.Tiles();
   if (table_bytes > bytes.size()) return lost("shorter than its tile table");
-  if (kernels::Crc32c(bytes.data(), table_bytes) != place.table_crc) {
+  if (kernels::Crc32c(bytes.data(), table_bytes) != place.crc) {
     return lost("checksum of its tile table does not match");
   }
   ByteReader reader(bytes.first(table_bytes));

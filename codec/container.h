@@ -12,7 +12,13 @@
 
 namespace terrace::codec {
 
-enum class CodecId : uint8_t { kRaw = 0, kProfile = 3 };
+enum class CodecId : uint8_t {
+  kRaw = 0,
+  kLosslessFast = 1,
+  kLossless = 2,
+  kProfile = 3,
+  kZstd = 4
+};
 
 struct ChunkHeader {
   CodecId codec = CodecId::kRaw;
@@ -24,11 +30,12 @@ struct ChunkHeader {
   Fingerprint profile{};
 };
 
-// Where a section lies in the container: first its tile table, then its tiles.
+// Where a section lies in the container, first its tile table, then its tiles; or what a codec
+// keeps beside the sections.
 struct SectionPlace {
   uint64_t offset = 0;
   uint32_t bytes = 0;
-  uint32_t table_crc = 0;
+  uint32_t crc = 0;  // of the tile table alone; of all bytes
 };
 struct TilePlace {
   uint32_t bytes = 0;
@@ -40,16 +47,23 @@ inline constexpr int32_t kMaxLambda16 = 1024;
 uint64_t HeaderBytes(const KvShape& shape);
 
 // Writes the header and the directory to HeaderBytes() bytes.
-void WriteHeader(const ChunkHeader& header, std::span<const SectionPlace> sections, uint8_t* out);
+void WriteHeader(const ChunkHeader& header, const SectionPlace& tables,
+                 std::span<const SectionPlace> sections, uint8_t* out);
 
 struct ParsedChunk {
   ChunkHeader header;
-  std::vector<SectionPlace> sections;  // within the bytes that were parsed
+  SectionPlace tables;
+  std::vector<SectionPlace> sections;
 };
 // InvalidArgument when this is no container or a field is out of range; FailedPrecondition on an
 // unknown major version; DataLoss when it is cut off or its checksum does not match. Allocates no
 // more than the bytes are long.
 absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container);
+
+// What the codec keeps beside the sections. DataLoss when it is cut off or its checksum does not
+// match.
+absl::StatusOr<std::span<const uint8_t>> TablesOf(std::span<const uint8_t> container,
+                                                  const ParsedChunk& chunk);
 
 // The tiles of one section, each within the container. Checksums are looked at when a tile is asked
 // for, so that it is in the cache when it is decoded.

@@ -2,8 +2,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "codec/channel_codec.h"
+#include "codec/nibble_codec.h"
 #include "codec/profile_codec.h"
 #include "codec/raw_codec.h"
+#include "codec/zstd_codec.h"
 #include "config/text.h"
 
 namespace terrace::codec {
@@ -11,8 +14,14 @@ namespace {
 
 constexpr CodecEntry kCodecs[] = {
     {CodecId::kRaw, "raw", "the values as they are", false, EncodeRaw, OpenRaw},
+    {CodecId::kLosslessFast, "lossless-fast",
+     "exact; bfloat16 in 12 bits, near the speed of a copy", false, EncodeNibbles, OpenNibbles},
+    {CodecId::kLossless, "lossless", "exact; the smallest, with tables made from the chunk", false,
+     EncodeChannels, OpenChannels},
     {CodecId::kProfile, "profile", "lossy, with a profile calibrated for the model", true,
      EncodeWithProfile, OpenProfile},
+    {CodecId::kZstd, "zstd", "exact; Zstandard over bytes of like place, for any dtype", false,
+     EncodeZstd, OpenZstd},
 };
 
 std::string Known() {

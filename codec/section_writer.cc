@@ -17,9 +17,19 @@ uint32_t SectionWriter::TableCrc() const {
   return kernels::Crc32c(bytes_.data(), tile_ * sizeof(TilePlace));
 }
 
-std::vector<uint8_t> Assemble(const ChunkHeader& header,
-                              const std::vector<SectionWriter>& sections) {
-  std::vector<uint8_t> container(HeaderBytes(header.shape));
+std::vector<uint8_t> Assemble(const ChunkHeader& header, const std::vector<SectionWriter>& sections,
+                              std::span<const uint8_t> tables) {
+  size_t bytes = HeaderBytes(header.shape) + tables.size();
+  for (const SectionWriter& section : sections) bytes += section.bytes().size();
+  std::vector<uint8_t> container;
+  container.reserve(bytes);
+  container.resize(HeaderBytes(header.shape));
+  SectionPlace tables_place;
+  if (!tables.empty()) {
+    tables_place = {container.size(), static_cast<uint32_t>(tables.size()),
+                    kernels::Crc32c(tables.data(), tables.size())};
+    container.insert(container.end(), tables.begin(), tables.end());
+  }
   std::vector<SectionPlace> places;
   for (const SectionWriter& section : sections) {
     if (places.size() % 2 == 0) container.resize(AlignUp(container.size(), kPartAlignment));
@@ -27,7 +37,7 @@ std::vector<uint8_t> Assemble(const ChunkHeader& header,
         {container.size(), static_cast<uint32_t>(section.bytes().size()), section.TableCrc()});
     container.insert(container.end(), section.bytes().begin(), section.bytes().end());
   }
-  WriteHeader(header, places, container.data());
+  WriteHeader(header, tables_place, places, container.data());
   return container;
 }
 

@@ -11,7 +11,11 @@ namespace terrace::codec {
 // A section's tiles one after the other, then its bytes: the tile table and the tiles.
 class SectionWriter {
  public:
-  explicit SectionWriter(uint32_t tiles) { bytes_.resize(tiles * sizeof(TilePlace)); }
+  // `expected`: bytes of all tiles, for speed alone.
+  explicit SectionWriter(uint32_t tiles, size_t expected = 0) {
+    bytes_.reserve(tiles * sizeof(TilePlace) + expected);
+    bytes_.resize(tiles * sizeof(TilePlace));
+  }
   // Append the next tile's bytes to the result, then End.
   std::vector<uint8_t>* Begin() {
     start_ = bytes_.size();
@@ -27,7 +31,8 @@ class SectionWriter {
   size_t tile_ = 0;
 };
 
-std::vector<uint8_t> Assemble(const ChunkHeader& header,
-                              const std::vector<SectionWriter>& sections);
+// `tables`: what the codec keeps beside the sections.
+std::vector<uint8_t> Assemble(const ChunkHeader& header, const std::vector<SectionWriter>& sections,
+                              std::span<const uint8_t> tables = {});
 
 }  // namespace terrace::codec

@@ -35,6 +35,7 @@ struct Suite {
 };
 
 absl::StatusOr<std::vector<Row>> RunCodec(const Context& context);
+absl::StatusOr<std::vector<Row>> RunLinks(const Context& context);
 absl::StatusOr<std::vector<Row>> RunRpc(const Context& context);
 absl::StatusOr<std::vector<Row>> RunStore(const Context& context);
 absl::StatusOr<std::vector<Row>> RunLoad(const Context& context);
@@ -54,6 +55,9 @@ Row MakeRow(std::string name, std::string unit, std::string reference_name,
             const std::vector<Pair>& pairs);
 // The value below which `percent` of `samples` lie (nearest rank). Reorders `samples`.
 double Percentile(std::vector<double>& samples, double percent);
+inline double Percentile(std::vector<double>&& samples, double percent) {
+  return Percentile(samples, percent);
+}
 
 double NowSeconds();  // CLOCK_MONOTONIC
 

@@ -24,6 +24,8 @@ constexpr Suite kSuites[] = {
     {"nvme", "the NVMe tier's reads, writes and CPU against fio", RunNvme},
     {"restart", "1,000,000 records on NVMe: the first lookup, the index", RunRestart},
     {"codec", "encoding and decoding KV on one core against memcpy", RunCodec},
+    {"links", "a prefix through slower links: the daemon's choice of codec against each one",
+     RunLinks},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
 };
 

@@ -33,6 +33,7 @@ absl::Status WriteConfig(const std::string& path, const std::string& directory,
        << "\nheadroom = " << config.headroom_bytes << "\nverify = \"" << config.verify
        << "\"\n\n[nvme]\nenabled = " << (config.nvme_bytes > 0 ? "true" : "false") << "\n";
   if (config.nvme_bytes > 0) file << "capacity = " << config.nvme_bytes << "\n";
+  file << config.nvme_keys << "\n[codec]\n" << config.codec_keys;
   file.flush();
   return file ? absl::OkStatus() : absl::InternalError(absl::StrCat("cannot write ", path));
 }

@@ -20,7 +20,7 @@ uint32_t SectionWriter::TableCrc() const {
 std::vector<uint8_t> Assemble(const ChunkHeader& header, const std::vector<SectionWriter>& sections,
                               std::span<const uint8_t> tables) {
   size_t bytes = HeaderBytes(header.shape) + tables.size();
-  for (const SectionWriter& section : sections) bytes += section.bytes().size();
+  for (const SectionWriter& section : sections) bytes += section.bytes().size() + kPartAlignment;
   std::vector<uint8_t> container;
   container.reserve(bytes);
   container.resize(HeaderBytes(header.shape));

@@ -4,37 +4,20 @@
 #include <random>
 
 #include "absl/strings/str_format.h"
-#include "bench/bench.h"
-#include "codec/chunk_codec.h"
-#include "kernels/float_format.h"
+#include "bench/codec_inputs.h"
 #include "tests/support/codec_profile.h"
 
 namespace terrace::bench {
 namespace {
 
 using codec::Encoder;
-using codec::KvShape;
 using codec::Transform;
 
 constexpr int kPairs = 9;
+constexpr uint32_t kTokens = 4096;
 constexpr uint32_t kStreams = 64;
 constexpr uint32_t kGroups = 4, kTileChannels = 192;
 constexpr int32_t kLambda16 = 12;  // the step is about the coefficients' standard deviation
-
-// Memory past the caches, so that a copy of it is a copy from memory to memory.
-class Copy {
- public:
-  explicit Copy(size_t bytes) : from_(bytes, 1), to_(bytes, 2) {}
-  double Seconds() {
-    const double start = NowSeconds();
-    std::memcpy(to_.data(), from_.data(), to_.size());
-    return NowSeconds() - start;
-  }
-  size_t bytes() const { return to_.size(); }
-
- private:
-  std::vector<uint8_t> from_, to_;
-};
 
 absl::StatusOr<std::shared_ptr<const Encoder>> MakeEncoder(Transform transform) {
   const auto profile = codec::Profile::Parse(testing::MakeProfile({.transform = transform,
@@ -48,33 +31,12 @@ absl::StatusOr<std::shared_ptr<const Encoder>> MakeEncoder(Transform transform) 
   return Encoder::Make(*profile);
 }
 
-struct Kv {
-  KvShape shape{Dtype::kBf16, KvOrder::kTokenMajor, 4, 8, 128, 128, 4096, 0};
-  std::vector<std::vector<uint8_t>> sections;
-  std::vector<const uint8_t*> pointers;
-  uint64_t bytes = 0;
-
-  Kv() {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal(0, 2);
-    for (uint32_t s = 0; s < shape.Sections(); ++s) {
-      sections.emplace_back(shape.SectionBytes(s));
-      for (size_t i = 0; i < sections.back().size(); i += 2) {
-        const uint16_t value = kernels::Bf16OfFloat(normal(random));
-        std::memcpy(&sections.back()[i], &value, sizeof value);
-      }
-      bytes += sections.back().size();
-    }
-    for (const auto& section : sections) pointers.push_back(section.data());
-  }
-};
-
 // A whole chunk of 64 MiB a time.
 absl::Status MeasureChunk(Transform transform, const std::string& name, bool with_encode,
                           std::vector<Row>* rows) {
   const auto encoder = MakeEncoder(transform);
   if (!encoder.ok()) return encoder.status();
-  Kv kv;
+  const Kv kv(kTokens);
   Copy copy(kv.bytes);
   std::vector<Pair> decoding, encoding;
   double bits = 0;
@@ -158,6 +120,7 @@ absl::StatusOr<std::vector<Row>> RunCodec(const Context&) {
   MeasureEntropy(&rows);
   absl::Status status = MeasureChunk(Transform::kChannel, "fast", true, &rows);
   if (status.ok()) status = MeasureChunk(Transform::kHead, "balanced", false, &rows);
+  if (status.ok()) status = MeasureLossless(&rows);
   if (!status.ok()) return status;
   return rows;
 }

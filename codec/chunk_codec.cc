@@ -5,6 +5,7 @@ namespace terrace::codec {
 absl::StatusOr<std::vector<uint8_t>> Encode(std::string_view codec, const EncodeRequest& request) {
   const auto entry = FindCodec(codec);
   if (!entry.ok()) return entry.status();
+  if (absl::Status status = CheckShape(request.shape); !status.ok()) return status;
   return (*entry)->encode(request);
 }
 

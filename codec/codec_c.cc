@@ -68,9 +68,10 @@ int terrace_codec_open(const void* profile, size_t bytes, terrace_codec** codec)
 
 void terrace_codec_close(terrace_codec* codec) { delete codec; }
 
-int terrace_codec_encode(const terrace_codec* codec, const terrace_codec_shape* shape,
-                         int32_t lambda16, uint32_t raw_head, uint32_t raw_tail, const void* kv,
-                         void** container, size_t* container_bytes) {
+int terrace_codec_encode(const char* name, const terrace_codec* codec,
+                         const terrace_codec_shape* shape, int32_t lambda16, uint32_t raw_head,
+                         uint32_t raw_tail, const void* kv, void** container,
+                         size_t* container_bytes) {
   return Guarded([&]() -> absl::Status {
     const KvShape of{static_cast<terrace::Dtype>(shape->dtype),
                      static_cast<terrace::KvOrder>(shape->order),
@@ -80,13 +81,16 @@ int terrace_codec_encode(const terrace_codec* codec, const terrace_codec_shape* 
                      shape->v_dim,
                      shape->tokens,
                      shape->position};
+    if (absl::Status status = terrace::codec::CheckShape(of); !status.ok()) return status;
     std::vector<const uint8_t*> sections;
     const auto* next = static_cast<const uint8_t*>(kv);
     for (uint32_t s = 0; s < of.Sections(); ++s) {
       sections.push_back(next);
       next += of.SectionBytes(s);
     }
-    auto encoded = codec->encoder->Encode(of, lambda16, raw_head, raw_tail, sections);
+    const Encoder* encoder = codec == nullptr ? nullptr : codec->encoder.get();
+    auto encoded =
+        terrace::codec::Encode(name, {of, sections, encoder, lambda16, raw_head, raw_tail});
     if (!encoded.ok()) return encoded.status();
     *container = std::malloc(encoded->size());
     if (*container == nullptr) return absl::ResourceExhaustedError("no memory");

@@ -19,7 +19,7 @@ typedef struct terrace_codec terrace_codec; /* a parsed profile, and what encodi
 typedef struct terrace_codec_shape {
   uint64_t position; /* of the first token */
   uint32_t layers, heads, k_dim, v_dim, tokens;
-  uint32_t dtype; /* 1 float32, 2 float16, 3 bfloat16 */
+  uint32_t dtype; /* 1 float32, 2 float16, 3 bfloat16, 4 fp8 e4m3, 5 fp8 e5m2, 6 int8 */
   uint32_t order; /* 1 [tokens, heads, dim], 2 [heads, tokens, dim] */
 } terrace_codec_shape;
 
@@ -28,14 +28,15 @@ TERRACE_CODEC_EXPORT int terrace_codec_open(const void* profile, size_t bytes,
                                             terrace_codec** codec);
 TERRACE_CODEC_EXPORT void terrace_codec_close(terrace_codec* codec);
 
-/* kv: the sections (layer 0 K, layer 0 V, ...) one after the other. The container is freed with
- * terrace_codec_free. */
-TERRACE_CODEC_EXPORT int terrace_codec_encode(const terrace_codec* codec,
+/* name: "raw", "lossless-fast", "lossless", "profile" or "zstd"; codec, lambda16, raw_head and
+ * raw_tail are for "profile" alone, and codec may be NULL for the others. kv: the sections (layer 0
+ * K, layer 0 V, ...) one after the other. The container is freed with terrace_codec_free. */
+TERRACE_CODEC_EXPORT int terrace_codec_encode(const char* name, const terrace_codec* codec,
                                               const terrace_codec_shape* shape, int32_t lambda16,
                                               uint32_t raw_head, uint32_t raw_tail, const void* kv,
                                               void** container, size_t* container_bytes);
-/* codec may be NULL for a raw container. kv_bytes: the room at kv, which must be what the shape
- * says. */
+/* codec may be NULL for a container that needs no profile. kv_bytes: the room at kv, which must be
+ * what the shape says. */
 TERRACE_CODEC_EXPORT int terrace_codec_decode(const terrace_codec* codec, const void* container,
                                               size_t container_bytes, void* kv, size_t kv_bytes);
 TERRACE_CODEC_EXPORT void terrace_codec_free(void* container);

@@ -57,8 +57,9 @@ absl::Status Bad(absl::string_view field, absl::string_view range) {
   return absl::InvalidArgumentError(absl::StrCat("chunk header: ", field, " must be ", range));
 }
 
-absl::Status CheckFields(const ChunkHeader& header) {
-  const KvShape& shape = header.shape;
+}  // namespace
+
+absl::Status CheckShape(const KvShape& shape) {
   const int dtype = static_cast<int>(shape.dtype), order = static_cast<int>(shape.order);
   if (dtype < 1 || dtype > 6) return Bad("dtype", "1 .. 6");
   if (order < 1 || order > 2) return Bad("order", "1 or 2");
@@ -67,12 +68,8 @@ absl::Status CheckFields(const ChunkHeader& header) {
   if (shape.k_dim < 1 || shape.k_dim > 4096) return Bad("k_dim", "1 .. 4096");
   if (shape.v_dim < 1 || shape.v_dim > 4096) return Bad("v_dim", "1 .. 4096");
   if (shape.tokens > kMaxChunkTokens) return Bad("tokens", "0 .. 4096");
-  if (header.lambda16 < -kMaxLambda16 || header.lambda16 > kMaxLambda16)
-    return Bad("lambda16", "-1024 .. 1024");
   return absl::OkStatus();
 }
-
-}  // namespace
 
 uint64_t HeaderBytes(const KvShape& shape) {
   return kFixedBytes + uint64_t{kPlaceBytes} * shape.Sections();
@@ -141,7 +138,10 @@ absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container) {
   }
   reader.Copy(parsed.header.profile.data(), parsed.header.profile.size());
   parsed.tables = ReadPlace(&reader);
-  if (absl::Status status = CheckFields(parsed.header); !status.ok()) return status;
+  if (absl::Status status = CheckShape(shape); !status.ok()) return status;
+  if (parsed.header.lambda16 < -kMaxLambda16 || parsed.header.lambda16 > kMaxLambda16) {
+    return Bad("lambda16", "-1024 .. 1024");
+  }
   if (bytes != HeaderBytes(shape)) return absl::DataLossError("chunk header: wrong length");
   reader = ByteReader(container.subspan(kFixedBytes, bytes - kFixedBytes));
   for (uint32_t s = 0; s < shape.Sections(); ++s) {

@@ -44,6 +44,9 @@ struct TilePlace {
 
 inline constexpr int32_t kMaxLambda16 = 1024;
 
+// InvalidArgument naming the field and its range.
+absl::Status CheckShape(const KvShape& shape);
+
 uint64_t HeaderBytes(const KvShape& shape);
 
 // Writes the header and the directory to HeaderBytes() bytes.

@@ -106,8 +106,10 @@ class CellCounts {
       const bool coarse = shift + 2 >= format_.exponent, finer = shift < format_.exponent;
       for (SignForm sign : {SignForm::kCoded, SignForm::kBit, SignForm::kFixed}) {
         if (sign == SignForm::kFixed ? !finer : !coarse) continue;
-        for (uint32_t above = 0; above < 4; ++above) {
-          cuts.push_back(CutOf(sign, shift, above, static_cast<uint32_t>(count)));
+        const uint32_t width = sign == SignForm::kCoded ? 15 : 31;
+        const uint32_t top = Top(shift - finest_, width, static_cast<uint32_t>(count));
+        for (uint32_t end = top; end < top + 4; ++end) {
+          cuts.push_back(CutOf(sign, shift, end, static_cast<uint32_t>(count)));
         }
       }
     }
@@ -118,8 +120,8 @@ class CellCounts {
 
  private:
   void Count(const uint16_t* words, size_t count) {
-    for (auto& level : levels_) {
-      for (auto& counts : level) std::fill(counts.begin(), counts.end(), 0);
+    for (uint32_t k = 0; finest_ + k <= format_.exponent; ++k) {
+      for (auto& counts : levels_[k]) std::fill_n(counts.begin(), (highest_ >> k) + 1, 0);
     }
     highest_ = 0;
     negatives_ = 0;
@@ -141,12 +143,31 @@ class CellCounts {
     }
   }
 
-  // The highest cell of the window is 1 below to 2 above the highest that is used.
-  Cut CutOf(SignForm sign, uint32_t shift, uint32_t above, uint32_t count) const {
-    const uint32_t k = shift - finest_, top = (highest_ >> k) + above;
-    const uint32_t width = sign == SignForm::kCoded ? 15 : 31;
+  // The highest cell that is used; when few of the words are in the window below it, of the window
+  // with the most.
+  uint32_t Top(uint32_t k, uint32_t width, uint32_t count) const {
+    const auto at = [&](uint32_t cell) { return levels_[k][0][cell] + levels_[k][1][cell]; };
+    const uint32_t highest = highest_ >> k;
+    uint32_t best = highest, within = 0;
+    for (uint32_t i = 0; i < width && i <= highest; ++i) within += at(highest - i);
+    if (within >= count - count / 64) return best;
+    uint32_t most = 0;
+    within = 0;
+    for (uint32_t cell = 0; cell <= highest; ++cell) {
+      within += at(cell) - (cell >= width ? at(cell - width) : 0);
+      if (within > most) {
+        most = within;
+        best = cell;
+      }
+    }
+    return best;
+  }
+
+  // With the cells below `end`.
+  Cut CutOf(SignForm sign, uint32_t shift, uint32_t end, uint32_t count) const {
+    const uint32_t k = shift - finest_, width = sign == SignForm::kCoded ? 15 : 31;
     Cut cut{.sign = sign, .shift = static_cast<uint8_t>(shift)};
-    cut.base = static_cast<uint16_t>(top > width ? top - width : 0);
+    cut.base = static_cast<uint16_t>(end > width ? end - width : 0);
     cut.negative = sign == SignForm::kFixed && 2 * negatives_ > count;
     cut.kept_bits = shift - format_.floor + (sign == SignForm::kBit ? 1 : 0);
     uint32_t within = 0;

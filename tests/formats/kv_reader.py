@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import struct
 
+import lossless_reader
 import numpy as np
+from rans_reader import Damaged, decode_rans, demand  # noqa: F401
 
 F32 = np.float32
-
-
-class Damaged(Exception):
-    pass
 
 
 def _crc_table() -> list[int]:
@@ -31,11 +29,6 @@ def crc32c(data: bytes) -> int:
     for byte in data:
         crc = _TABLE[(crc ^ byte) & 255] ^ crc >> 8
     return crc ^ 0xFFFFFFFF
-
-
-def demand(holds: bool, what: str) -> None:
-    if not holds:
-        raise Damaged(what)
 
 
 @dataclasses.dataclass
@@ -83,42 +76,6 @@ class Profile:
                 take("<f4", self.heads * (k_dim + v_dim) + 3)
             self.sections.append(ProfileSection(block, scale16, mean, row, matrix, slope))
         demand(at == len(data), "bytes after the last section")
-
-
-def decode_rans(profile: Profile, data: bytes, tokens: int, channels: int,
-                make_schedule) -> tuple[np.ndarray, list[int]]:
-    """Symbols [rounds, 32] and the tables of the rounds; make_schedule(levels) gives those after the
-    first G."""
-    groups = -(-tokens // 32)
-    tail = tokens - 32 * (groups - 1)
-    rounds = groups * (1 + channels)
-    states_stored = 32 if groups > 1 else tokens
-    demand(len(data) >= 2 * states_stored, "states")
-    states = list(struct.unpack_from(f"<{states_stored}H", data))
-    states += [256] * (32 - states_stored)
-    at = 2 * states_stored
-    slots = [np.repeat(np.arange(32), row).tolist() for row in profile.tables]
-    starts = (np.cumsum(profile.tables, axis=1) - profile.tables).tolist()
-    frequencies = profile.tables.tolist()
-    symbols = np.zeros((rounds, 32), int)
-    schedule = [61] * groups
-    for r in range(rounds):
-        if r == groups:
-            schedule += make_schedule(symbols[:groups].reshape(-1)[:tokens] - 16)
-        table = schedule[r]
-        for lane in range(tail if r % groups == groups - 1 else 32):
-            x = states[lane]
-            slot = x & 255
-            s = slots[table][slot]
-            x = frequencies[table][s] * (x >> 8) + slot - starts[table][s]
-            if x < 256:
-                demand(at < len(data), "rANS bytes")
-                x = x << 8 | data[at]
-                at += 1
-            states[lane] = x
-            symbols[r, lane] = s
-    demand(at == len(data) and all(x == 256 for x in states), "end of the rANS stream")
-    return symbols, schedule
 
 
 def low_bits(table: int) -> int:
@@ -184,6 +141,13 @@ class Chunk:
             struct.unpack_from("<IQBBBxi", data, 20))
         self.layers, self.heads, *self.dims = struct.unpack_from("<IIII", data, 40)
         self.value_bytes = {1: 4, 2: 2, 3: 2}.get(self.dtype, 1)
+        offset, size, crc = struct.unpack_from("<QII", data, 96)
+        tables = data[offset:offset + size]
+        demand(len(tables) == size and (size == 0 or crc == crc32c(tables)), "tables")
+        self.tables = None
+        if self.codec == 2 and size:
+            self.tables = lossless_reader.Tables(tables, self.layers,
+                                                 [self.heads * dim for dim in self.dims])
 
     def section(self, index: int) -> bytes:
         """The section's bytes as they were encoded."""
@@ -199,16 +163,28 @@ class Chunk:
             demand(len(tile) == size and crc == crc32c(tile), f"section {index} tile {t}")
             at += size
             tokens = min(128, self.tokens - 128 * t)
-            if self.codec == 0:
-                rows.append(np.frombuffer(tile, np.uint8).reshape(
-                    tokens, channels, self.value_bytes))
-            else:
+            if self.codec == 3:
                 rows.append(self._tile(index, 128 * t, tokens, channels, tile))
+            elif self.codec == 2:
+                rows.append(lossless_reader.channel_tile(
+                    tile, self.tables, index, tokens, channels, self.dtype))
+            else:
+                rows.append(self._from_section_order(lossless_reader.BY_BYTES[self.codec](
+                    tile, tokens * channels, self.dtype, self.value_bytes), tokens))
         demand(at == len(data), "bytes after the last tile")
         if not rows:
             return b""
         values = np.concatenate(rows).reshape(self.tokens, self.heads, -1, self.value_bytes)
         return (values if self.order == 1 else values.transpose(1, 0, 2, 3)).tobytes()
+
+    def _from_section_order(self, values: bytes, tokens: int) -> np.ndarray:
+        """A tile in the section's order to [tokens, channels, bytes of a value]."""
+        if self.order == 1:
+            array = np.frombuffer(values, np.uint8)
+        else:
+            array = np.frombuffer(values, np.uint8).reshape(
+                self.heads, tokens, -1, self.value_bytes).transpose(1, 0, 2, 3)
+        return array.reshape(tokens, -1, self.value_bytes)
 
     def _tile(self, index: int, first: int, tokens: int, channels: int, tile: bytes) -> np.ndarray:
         section = self.profile.sections[index]
@@ -217,8 +193,8 @@ class Chunk:
         order: list[int] = []
         levels: list[int] = []
 
-        def make_schedule(decoded: np.ndarray) -> list[int]:
-            levels.extend(int(x) for x in decoded)
+        def schedule_of(symbols: np.ndarray) -> list[int]:
+            levels.extend(int(x) for x in symbols[:groups].reshape(-1)[:tokens] - 16)
             order.extend(sorted(range(tokens), key=lambda t: levels[t]))
             shifts = []
             for g in range(groups):
@@ -228,8 +204,9 @@ class Chunk:
             return [max(0, min(60, ((int(section.scale16[c]) + shift + 2) >> 2) + 20))
                     for c in range(channels) for shift in shifts]
 
-        symbols, schedule = decode_rans(
-            self.profile, tile[8:8 + rans_bytes], tokens, channels, make_schedule)
+        schedule = [61] * groups
+        symbols = decode_rans(self.profile.tables, tile[8:8 + rans_bytes], tokens,
+                              groups * (1 + channels), schedule, schedule_of)
         at = 8 + rans_bytes
         coefficients = np.zeros((tokens, channels), int)
         escaped = []

@@ -3,6 +3,8 @@
     codec = Codec(pathlib.Path("smollm2-archive.tkvp").read_bytes())
     container = codec.encode(kv, shape, lambda16=-160)
     kv = codec.decode(container, kv.nbytes)
+    container = encode("lossless", kv, shape)  # codecs without a profile
+    kv = decode(container, kv.nbytes)
 
 Stored forms: docs/formats/chunk.md and profile.md. Errors are terrace_kv.errors, with the field or the
 section that is wrong.
@@ -20,7 +22,7 @@ import numpy as np
 
 from terrace_kv import errors
 
-DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3}
+DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3, "fp8_e4m3": 4, "fp8_e5m2": 5, "int8": 6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,39 @@ def _check(code: int) -> None:
         raise error(_library().terrace_codec_last_error().decode())
 
 
+def _encode(name: str, handle: ctypes.c_void_p | None, kv: np.ndarray, shape: Shape, lambda16: int,
+            raw_head: int, raw_tail: int) -> bytes:
+    of = _CShape(shape.position, shape.layers, shape.heads, shape.k_dim, shape.v_dim, shape.tokens,
+                 DTYPES[shape.dtype], 2 if shape.head_major else 1)
+    out, size = ctypes.c_void_p(), ctypes.c_size_t()
+    _check(_library().terrace_codec_encode(
+        name.encode(), handle, ctypes.byref(of), ctypes.c_int32(lambda16), ctypes.c_uint32(raw_head),
+        ctypes.c_uint32(raw_tail), ctypes.c_void_p(kv.ctypes.data), ctypes.byref(out),
+        ctypes.byref(size)))
+    try:
+        return ctypes.string_at(out, size.value)
+    finally:
+        _library().terrace_codec_free(out)
+
+
+def _decode(handle: ctypes.c_void_p | None, container: bytes, kv_bytes: int) -> np.ndarray:
+    kv = np.empty(kv_bytes, dtype=np.uint8)
+    _check(_library().terrace_codec_decode(
+        handle, container, ctypes.c_size_t(len(container)), ctypes.c_void_p(kv.ctypes.data),
+        ctypes.c_size_t(kv_bytes)))
+    return kv
+
+
+def encode(name: str, kv: np.ndarray, shape: Shape) -> bytes:
+    """With a codec that needs no profile: "raw", "lossless-fast", "lossless" or "zstd"."""
+    return _encode(name, None, kv, shape, 0, 0, 0)
+
+
+def decode(container: bytes, kv_bytes: int) -> np.ndarray:
+    """The sections' bytes of a container that needs no profile."""
+    return _decode(None, container, kv_bytes)
+
+
 class Codec:
     """A profile, ready to encode and decode. Threads may share it."""
 
@@ -83,22 +118,8 @@ class Codec:
     def encode(self, kv: np.ndarray, shape: Shape, lambda16: int, raw_head: int = 4,
                raw_tail: int = 0) -> bytes:
         """`kv`: the sections' bytes one after the other, contiguous. lambda16: 16 log2 of the step."""
-        of = _CShape(shape.position, shape.layers, shape.heads, shape.k_dim, shape.v_dim,
-                     shape.tokens, DTYPES[shape.dtype], 2 if shape.head_major else 1)
-        out, size = ctypes.c_void_p(), ctypes.c_size_t()
-        _check(_library().terrace_codec_encode(
-            self._handle, ctypes.byref(of), ctypes.c_int32(lambda16), ctypes.c_uint32(raw_head),
-            ctypes.c_uint32(raw_tail), ctypes.c_void_p(kv.ctypes.data), ctypes.byref(out),
-            ctypes.byref(size)))
-        try:
-            return ctypes.string_at(out, size.value)
-        finally:
-            _library().terrace_codec_free(out)
+        return _encode("profile", self._handle, kv, shape, lambda16, raw_head, raw_tail)
 
     def decode(self, container: bytes, kv_bytes: int) -> np.ndarray:
         """The sections' bytes, as encode() took them."""
-        kv = np.empty(kv_bytes, dtype=np.uint8)
-        _check(_library().terrace_codec_decode(
-            self._handle, container, ctypes.c_size_t(len(container)),
-            ctypes.c_void_p(kv.ctypes.data), ctypes.c_size_t(kv_bytes)))
-        return kv
+        return _decode(self._handle, container, kv_bytes)

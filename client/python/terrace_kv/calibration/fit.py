@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ LEVELS = 15  # quarter octaves either way
 RIDGE = 300.0  # of features of unit variance, over some ten thousand tokens
 LEVEL_SHRINK = 0.7  # of predicted log precisions, which overfit
 WEIGHT_SHRINK = 0.05  # of the Fisher matrix towards its diagonal
+PRIOR = 2000.0  # symbols that each table is taken to have seen before
 STEP_OCTAVES = (-11.0, -10.0, -9.0, -8.0)  # steps whose symbols the tables are made of
 
 
@@ -163,13 +165,15 @@ class _Fitted:
     levels: torch.Tensor
 
 
-def _fit_section(form: Form, layer: _Layer, index: int, heads: int) -> _Fitted:
+def _fit_section(form: Form, layer: _Layer, index: int, heads: int, diagonal: bool) -> _Fitted:
     data = layer.kv[index]
     weights = _level_weights(layer, index)
     level = torch.floor((layer.features @ weights) * 4 + 0.5).clamp(-LEVELS, LEVELS)
     precision = 2 ** (level / 4)
     mean = data[:, SINKS:].mean((0, 1)) if form.centre else torch.zeros(data.shape[-1])
     fisher = _weights(layer, index, precision)
+    if diagonal:
+        fisher = torch.diag(fisher.diagonal())
     if not form.unrotate and index == 0:
         fisher = torch.diag(_over_pairs(fisher.diagonal(), heads))
     scaled = ((data - mean) * precision[..., None])[:, SINKS:].reshape(-1, data.shape[-1])
@@ -200,6 +204,21 @@ def _over_pairs(diagonal: torch.Tensor, heads: int) -> torch.Tensor:
     return pairs.mean(1, keepdim=True).expand_as(pairs).reshape(-1)
 
 
+def expected_symbols() -> np.ndarray:
+    """[SCALE_TABLES, SYMBOLS]: shares of the symbols of each table for coefficients that are half Gaussian,
+    half Laplacian, both of the table's scale."""
+    edges = np.arange(-15.5, 16.5)
+    shares = []
+    for table in range(profile_file.SCALE_TABLES):
+        scale = table + profile_file.SMALLEST_SCALE
+        sigma = 2.0 ** (scale / 4 - (scale // 4 - 1 if scale >= 8 else 0))
+        below = np.array([0.5 * (1 + math.erf(x / sigma / math.sqrt(2))) for x in edges])
+        tail = 0.5 * np.exp(-math.sqrt(2) * np.abs(edges) / sigma)
+        both = 0.5 * (below + np.where(edges < 0, tail, 1 - tail))
+        shares.append([*np.diff(both), 1 - both[-1] + both[0]])
+    return np.array(shares)
+
+
 class _TableCounts:
     """Symbols seen of each scale."""
 
@@ -221,9 +240,7 @@ class _TableCounts:
     def tables(self) -> np.ndarray:
         counts = self.counts.reshape(-1, profile_file.SYMBOLS).numpy()
         rows = []
-        for row in counts:
-            row = row.copy()
-            row[15] += 1
+        for row in counts + PRIOR * expected_symbols():
             rows.append(profile_file.quantised_frequencies(row, 1 << profile_file.ESCAPE))
         rows.append(profile_file.quantised_frequencies(self.levels.numpy(), 0xFFFFFFFF))
         while len(rows) < profile_file.TABLES:
@@ -231,9 +248,10 @@ class _TableCounts:
         return np.stack(rows)
 
 
-def fit(form: Form, samples: list[Sample], rope: Rope | None, model: str,
-        progress=lambda done, total: None) -> bytes:
-    """A profile's bytes."""
+def fit(form: Form, samples: list[Sample], rope: Rope | None, model: str, model_id: str = "",
+        diagonal: bool = False, progress: Callable[[int], None] = lambda layers_done: None) -> Profile:
+    """A profile without operating points. `diagonal`: errors of two channels are taken to do their
+    harm apart."""
     heads, _, k_dim = samples[0].kv[0].shape
     v_dim = samples[0].kv[1].shape[-1]
     layers = len(samples[0].kv) // 2
@@ -242,15 +260,15 @@ def fit(form: Form, samples: list[Sample], rope: Rope | None, model: str,
     for index in range(layers):
         layer = _Layer(samples, index, used_rope)
         for part in (0, 1):
-            fitted = _fit_section(form, layer, part, heads)
+            fitted = _fit_section(form, layer, part, heads, diagonal)
             sections.append(fitted.section)
             for octaves in STEP_OCTAVES:
                 counts.add(fitted, 2.0**octaves)
             counts.levels += torch.bincount(
                 (fitted.levels.reshape(-1) + 16).long(), minlength=profile_file.SYMBOLS)
-        progress(index + 1, layers)
+        progress(index + 1)
     profile = Profile(f"{model} {form.name}", form.transform, layers, heads, k_dim, v_dim, True,
-                      counts.tables(), sections)
+                      counts.tables(), sections, model_id=model_id)
     if used_rope:
         profile.pairing, profile.frequencies = used_rope.pairing, used_rope.turns()
-    return profile.to_bytes()
+    return profile

@@ -1,0 +1,15 @@
+"""python -m terrace_kv COMMAND: what the package can do without an engine."""
+
+import sys
+
+
+def main() -> int:
+    if len(sys.argv) > 1 and sys.argv[1] == "calibrate":
+        from terrace_kv.calibration import command
+        return command.main(sys.argv[2:])
+    print("usage: python -m terrace_kv calibrate MODEL ... (--help says more)", file=sys.stderr)
+    return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

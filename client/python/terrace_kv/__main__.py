@@ -5,7 +5,12 @@ import sys
 
 def main() -> int:
     if len(sys.argv) > 1 and sys.argv[1] == "calibrate":
-        from terrace_kv.calibration import command
+        try:
+            from terrace_kv.calibration import command
+        except ModuleNotFoundError as error:
+            print(f"terrace calibrate: the Python package {error.name} is missing: "
+                  "pip install 'terrace_kv[calibrate]'", file=sys.stderr)
+            return 1
         return command.main(sys.argv[2:])
     print("usage: python -m terrace_kv calibrate MODEL ... (--help says more)", file=sys.stderr)
     return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2

@@ -178,10 +178,10 @@ def _calibrate(model, model_id: str, texts: Sequence[corpus.Text], options) -> l
     tests = _tests(model, held, options.prefix)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     rows = []
-    for name in options.forms:
-        bar = Bar(f"{name}: layers", len(samples[0].kv) // 2)
-        profile = fit.fit(fit.FORMS[name], samples, rope, pathlib.Path(options.model).name,
-                          model_id, diagonal, bar)
+    bar = Bar("layers", len(samples[0].kv) // 2)
+    profiles = fit.fit([fit.FORMS[name] for name in options.forms], samples, rope,
+                       pathlib.Path(options.model).name, model_id, diagonal, bar)
+    for name, profile in zip(options.forms, profiles):
         print(report.HEAD, flush=True)
         of = _measured(model, name, profile.to_bytes(), Header(profile.name, model_id, []), tests)
         profile.points = measure.operating_points([row["lambda16"] for row in of], of)

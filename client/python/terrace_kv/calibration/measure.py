@@ -91,6 +91,7 @@ def row(model: PreTrainedModel, texts: Sequence[Text],
     kl = torch.cat([x.kl for x in losses])
     kinds = {kind: float(torch.cat([x.kl for x, t in zip(losses, texts) if t.kind == kind]).mean())
              for kind in dict.fromkeys(t.kind for t in texts)}
+    kind_bits = {kind: [b for b, t in zip(bits, texts) if t.kind == kind] for kind in kinds}
     by_text = torch.stack([x.kl.mean() for x in losses])
     return {"bits_per_value": sum(bits) / len(bits), "mean_kl": float(kl.mean()),
             "kl_standard_error": float(by_text.std() / math.sqrt(len(texts))) if len(texts) > 1
@@ -98,6 +99,7 @@ def row(model: PreTrainedModel, texts: Sequence[Text],
             "p99_kl": float(kl.quantile(0.99)), "top1": float(torch.cat(
                 [x.top1 for x in losses]).mean()), "dnll": mean, "dnll_low": mean - margin,
             "dnll_high": mean + margin, "texts": len(texts), "kl_by_kind": kinds,
+            "bits_by_kind": {kind: sum(of) / len(of) for kind, of in kind_bits.items()},
             "worst_kind_ratio": max(kinds.values()) / max(float(kl.mean()), 1e-30)}
 
 

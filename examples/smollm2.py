@@ -12,10 +12,10 @@ import shutil
 import tempfile
 
 import torch
+from terrace_kv.calibration.loading import read_gguf
 from transformers import (
-    AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase,
+    AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase,
 )
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils import logging
 
 CONVERTED = pathlib.Path(__file__).resolve().parents[1] / "build" / "models" / "smollm2-135m-fp32"
@@ -33,15 +33,8 @@ def _convert(gguf: pathlib.Path) -> None:
     CONVERTED.parent.mkdir(parents=True, exist_ok=True)
     draft = pathlib.Path(tempfile.mkdtemp(prefix=CONVERTED.name, dir=CONVERTED.parent))
     try:
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(draft)
-        # from_pretrained(gguf_file=...) would want the package accelerate; its own reader does not.
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name), dtype=torch.float32)
-        weights = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)
-        missing, unknown = model.load_state_dict(weights["tensors"], strict=False)
-        if unknown or set(missing) - set(model.all_tied_weights_keys):
-            raise SystemExit(f"{gguf}: tensors missing {missing}, unknown {unknown}")
-        model.save_pretrained(draft)
+        for part in read_gguf(gguf):
+            part.save_pretrained(draft)
         os.rename(draft, CONVERTED)
     except OSError:
         if not CONVERTED.exists():  # else another process was faster

@@ -69,6 +69,10 @@ struct ConfigShowOptions {
 };
 int RunConfigShow(const GlobalOptions& options, const ConfigShowOptions& show);
 
+// Becomes `python3 -m terrace_kv calibrate` ($TERRACE_PYTHON: another interpreter); returns only
+// when that cannot be run.
+int RunCalibrate(const std::vector<std::string>& arguments);
+
 int RunVersion(const GlobalOptions& options);
 
 }  // namespace terrace::cli

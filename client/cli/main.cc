@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "client/cli/commands.h"
@@ -141,7 +142,20 @@ void AddConfig(CLI::App& app, Arguments& args, Action& action) {
   });
 }
 
+// Only for the list of commands: its options are Python's, so Main takes it before CLI11 does.
+void AddCalibrate(CLI::App& app, Action& action) {
+  CLI::App* calibrate = app.add_subcommand(
+      "calibrate", "Make codec profiles of a model's KV, with Python: calibrate --help");
+  calibrate->prefix_command();
+  calibrate->callback([calibrate, &action] {
+    action = [calibrate] { return RunCalibrate(calibrate->remaining()); };
+  });
+}
+
 int Main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "calibrate") {
+    return RunCalibrate({argv + 2, argv + argc});
+  }
   CLI::App app("terrace: see and steer a running terraced", "terrace");
   app.footer(kSubcommandFooter);  // what subcommands inherit as they are added
   app.require_subcommand(1);
@@ -155,6 +169,7 @@ int Main(int argc, char** argv) {
   AddMaintenance(app, args, action);
   AddStore(app, args, action);
   AddConfig(app, args, action);
+  AddCalibrate(app, action);
   app.footer(kFooter);
   try {
     app.parse(argc, argv);

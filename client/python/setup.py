@@ -9,7 +9,7 @@ from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-BUILT = ("libterrace.so", "terraced", "terrace")
+BUILT = ("libterrace.so", "libterrace_codec.so", "terraced", "terrace")
 
 
 def build_directory() -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Size and loss of every codec on SmolLM2: a table, and build/quality.json.
+"""Size and loss of every codec on SmolLM2: a table, the bars, and build/quality.json.
 
 The KV of a prefix of 1,024 tokens is encoded and decoded, and the next 256 tokens are scored against what
 the model says with the KV as it was (bfloat16). KL in nats; dNLL relative to the NLL with the KV as it
@@ -9,9 +9,8 @@ profile, made once a model, is not: its size is printed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import math
+import os
 import pathlib
 import sys
 import time
@@ -19,95 +18,80 @@ import time
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+os.environ.setdefault("TERRACE_BUILD_DIR", str(ROOT / "build" / "release"))
 sys.path[:0] = [str(ROOT / "client" / "python"), str(ROOT / "examples"), str(ROOT / "tests/quality")]
 
+import bars  # noqa: E402
 import rivals  # noqa: E402
 import smollm2  # noqa: E402
 import texts  # noqa: E402
-from terrace_kv.calibration import collect, fit  # noqa: E402
-from terrace_kv.codec import Codec, Shape  # noqa: E402
+import variants  # noqa: E402
+from terrace_kv.calibration import collect, fit, measure  # noqa: E402
+from terrace_kv.calibration.progress import Bar  # noqa: E402
+from terrace_kv.codec import Codec, DefaultRope, Shape, default_profile  # noqa: E402
 
-# 16 log2 of the step; chosen on the kinds calibrated on, to sit at the KL that people compare at.
-STEPS = {"archive": (-200, -162, -154, -146, -126), "balanced": (-200, -157, -130),
-         "fast": (-200, -161), "fastest": (-200, -163)}
-STUDENT_95 = 2.201  # 11 degrees of freedom: 12 texts
-
-
-@dataclasses.dataclass
-class Text:
-    kind: str
-    kv: list[torch.Tensor]
-    continuation: list[int]
-    reference: torch.Tensor  # log-probabilities
+NEW_KIND = "licence"
+DEFAULT_TOKENS = 256  # one chunk, of which the calibration-free profile is made
+# 16 log2 of the step, to sit at the KL that people compare at.
+STEPS = {"near": (-200, -190), "archive": (-162, -152, -140, -122), "balanced": (-160, -126),
+         "fast": (-166, -152), "fastest": (-168, -152), "default": (-34, -28)}
 
 
 def say(what: str) -> None:
     print(f"quality: {what}", flush=True)
 
 
-def load_tests(model, by_kind) -> list[Text]:
-    tests = []
-    for kind, lists in by_kind.items():
-        for ids in lists:
-            kv = collect.prefix_kv(model, ids[:texts.PREFIX])
-            continuation = ids[texts.PREFIX:]
-            with torch.no_grad():
-                reference = collect.log_probabilities(model, kv, continuation[:-1])
-            tests.append(Text(kind, kv, continuation, reference))
-    return tests
+class Table:
+    """Rows as they are measured, printed at once."""
+
+    def __init__(self, model, tests: list[measure.Text]) -> None:
+        self.model, self.tests, self.rows = model, tests, []
+        print(f"{'codec':30} {'profile':24} {'b/v':>6} {'KL':>8} {'p99':>7} {'top-1':>6} "
+              "dNLL (95%)  KL of each kind", flush=True)
+
+    def add(self, codec: str, profile: str, apply) -> None:
+        row = {"codec": codec, "profile": profile, **measure.row(self.model, self.tests, apply)}
+        print(f"{codec:30} {profile:24} {row['bits_per_value']:6.3f} {row['mean_kl']:8.4f} "
+              f"{row['p99_kl']:7.3f} {row['top1']:6.3f} {100 * row['dnll']:+.2f}% "
+              f"({100 * row['dnll_low']:+.2f} .. {100 * row['dnll_high']:+.2f})  "
+              + "  ".join(f"{k} {v:.4f}" for k, v in row["kl_by_kind"].items()), flush=True)
+        self.rows.append(row)
+
+    def add_profile(self, name: str, profile: bytes) -> None:
+        codec = Codec(profile)
+        for step in STEPS[name]:
+            self.add("terrace", f"{name}, step 2^({step}/16)", measure.through(codec, step))
 
 
-def score(model, text: Text, kv: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    with torch.no_grad():
-        given = collect.log_probabilities(model, kv, text.continuation[:-1])
-    kl = (text.reference.exp() * (text.reference - given)).sum(-1)
-    truth = torch.tensor(text.continuation[1:])[:, None]
-    return {"kl": kl, "top1": (given.argmax(-1) == text.reference.argmax(-1)).float(),
-            "nll": -given.gather(1, truth)[:, 0], "nll0": -text.reference.gather(1, truth)[:, 0]}
-
-
-def row_of(codec: str, profile: str, model, tests: list[Text], apply) -> dict:
-    bits, scores = [], []
-    for text in tests:
-        kv, b = apply(text.kv)
-        bits.append(b)
-        scores.append(score(model, text, kv))
-    relative = torch.stack([s["nll"].mean() / s["nll0"].mean() - 1 for s in scores])
-    mean = float(relative.mean())
-    margin = STUDENT_95 * float(relative.std()) / math.sqrt(len(tests))
-    kl = torch.cat([s["kl"] for s in scores])
-    kinds = {kind: float(torch.cat([s["kl"] for s, t in zip(scores, tests) if t.kind == kind]).mean())
-             for kind in dict.fromkeys(t.kind for t in tests)}
-    row = {"codec": codec, "profile": profile, "bits_per_value": sum(bits) / len(bits),
-           "mean_kl": float(kl.mean()), "p99_kl": float(kl.quantile(0.99)),
-           "top1": float(torch.cat([s["top1"] for s in scores]).mean()), "dnll": mean,
-           "dnll_low": mean - margin, "dnll_high": mean + margin, "texts": len(tests),
-           "kl_by_kind": kinds, "worst_kind_ratio": max(kinds.values()) / float(kl.mean())}
-    print(f"{codec:22} {profile:30} {row['bits_per_value']:6.3f} {row['mean_kl']:8.4f} "
-          f"{row['p99_kl']:7.3f} {row['top1']:6.3f} {100 * mean:+7.2f}% "
-          f"({100 * row['dnll_low']:+.2f} - {100 * row['dnll_high']:+.2f})  "
-          + "  ".join(f"{k} {v:.4f}" for k, v in kinds.items()), flush=True)
-    return row
-
-
-def apply_profile(codec: Codec, lambda16: int):
-    def apply(kv):
-        heads, tokens, k_dim = kv[0].shape
-        shape = Shape(len(kv) // 2, heads, k_dim, kv[1].shape[-1], tokens)
-        data = torch.cat([x.reshape(-1) for x in kv]).view(torch.uint8).numpy()
-        container = codec.encode(data, shape, lambda16)
-        decoded = torch.from_numpy(codec.decode(container, data.nbytes)).view(torch.bfloat16)
-        sizes = [x.numel() for x in kv]
-        sections = [part.view(x.shape) for part, x in zip(decoded.split(sizes), kv)]
-        return sections, 8 * len(container) / sum(sizes)
-    return apply
-
-
-def apply_rival(function):
+def _as_stored(function):
+    """A rival's float32 back in bfloat16."""
     def apply(kv):
         sections, bits = function([x.float() for x in kv])
         return [x.bfloat16() for x in sections], bits
     return apply
+
+
+def _samples(model, calibration) -> list[fit.Sample]:
+    ids = [ids for lists in calibration.values() for ids in lists]
+    bar, samples = Bar("gradients", len(ids)), []
+    for text in ids:
+        samples.append(collect.gradient_sample(model, text[:-1], texts.PREFIX, draws=2))
+        bar(len(samples))
+    return samples
+
+
+def _default(sample: fit.Sample, rope: DefaultRope) -> bytes:
+    """Made of one chunk of one text."""
+    kv = [x[:, :DEFAULT_TOKENS] for x in sample.kv]
+    heads, tokens, k_dim = kv[0].shape
+    data = torch.cat([x.reshape(-1) for x in kv]).view(torch.uint8).numpy()
+    return default_profile(data, Shape(len(kv) // 2, heads, k_dim, kv[1].shape[-1], tokens), rope)
+
+
+def _print_bars(found: list[dict]) -> None:
+    for bar in found:
+        print(f"{'met   ' if bar['met'] else 'MISSED'} {bar['what']:44} {bar['bar']:12} {bar['found']}")
+    say(f"{sum(bar['met'] for bar in found)} of {len(found)} bars met")
 
 
 def main() -> None:
@@ -121,23 +105,28 @@ def main() -> None:
     calibration, test = texts.load(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     say("calibration texts: " + ", ".join(f"{len(v)} {k}" for k, v in calibration.items())
         + "; test texts: " + ", ".join(f"{len(v)} {k}" for k, v in test.items()))
-    tests = load_tests(model, test)
-    samples = collect.collect(
-        model, [ids[:-1] for lists in calibration.values() for ids in lists], texts.PREFIX,
-        progress=lambda done, total: say(f"gradients of text {done} of {total}"))
-    rope, rows = collect.rope_of(model), []
+    samples = _samples(model, calibration)
+    forms = [form for form in fit.FORMS.values()]
+    bar = Bar("layers", model.config.num_hidden_layers)
+    rope = collect.rope_of(model)
+    fitted = fit.fit(forms, samples, rope, "SmolLM2-135M", progress=bar)
+    profiles = {form.name: profile.to_bytes() for form, profile in zip(forms, fitted)}
     weights = 2 * sum(p.numel() for p in model.parameters())
-    print(f"{'codec':22} {'profile':30} {'b/v':>6} {'KL':>8} {'p99':>7} {'top-1':>6} dNLL (95%)  KL of each kind")
+    tests = [measure.text_of(model, kind, ids, texts.PREFIX)
+             for kind, lists in test.items() for ids in lists]
+    table = Table(model, tests)
     for name, function in rivals.RIVALS.items():
-        rows.append(row_of(name, "", model, tests, apply_rival(function)))
-    for name, steps in STEPS.items():
-        profile = fit.fit(fit.FORMS[name], samples, rope, "SmolLM2-135M")
-        say(f"{name}: a profile of {len(profile) / 2**20:.2f} MiB, "
-            f"{100 * len(profile) / weights:.2f}% of the model's weights in bfloat16")
-        codec = Codec(profile)
-        rows += [row_of("terrace", f"{name}, step 2^({step}/16)", model, tests,
-                        apply_profile(codec, step)) for step in steps]
-    options.json.write_text(json.dumps({"rows": rows}, indent=1))
+        table.add(name, "", _as_stored(function))
+    table.add_profile("near", profiles["archive"])
+    for name, profile in profiles.items():
+        table.add_profile(name, profile)
+    theta = model.config.rope_parameters["rope_theta"]
+    table.add_profile("default", _default(samples[0], DefaultRope("half", 2 * len(rope.radians), theta)))
+    for name, function in variants.of(fitted[forms.index(fit.FORMS["fast"])], samples, rope):
+        table.add(name, "emulated", _as_stored(function))
+    found = bars.check(table.rows, {n: len(p) / weights for n, p in profiles.items()}, NEW_KIND)
+    _print_bars(found)
+    options.json.write_text(json.dumps({"rows": table.rows, "bars": found}, indent=1))
     say(f"wrote {options.json} after {time.monotonic() - start:.0f} s")
 
 

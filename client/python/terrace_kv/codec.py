@@ -49,7 +49,7 @@ class _CShape(ctypes.Structure):
 @functools.cache
 def _library() -> ctypes.CDLL:
     here = pathlib.Path(__file__).resolve()
-    names = [os.environ.get("TERRACE_CODEC_LIBRARY"),
+    names = [os.environ.get("TERRACE_CODEC_LIBRARY"), here.parent / "libterrace_codec.so",
              here.parents[3] / "build" / "release" / "libterrace_codec.so", "libterrace_codec.so"]
     for name in filter(None, names):
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -17,7 +17,7 @@ def rope_of(model: PreTrainedModel) -> Rope:
     frequencies = getattr(getattr(inner, "rotary_emb", None), "inv_freq", None)
     if frequencies is None:
         raise ValueError(f"{type(model).__name__} has no rotary_emb with inv_freq: calibrate with "
-                         "--form fastest, which leaves keys rotated")
+                         "--forms fastest, which leaves keys rotated")
     return Rope("half", tuple(frequencies.double().tolist()))
 
 
@@ -49,23 +49,18 @@ def log_probabilities(model: PreTrainedModel, sections: Sequence[torch.Tensor],
     return torch.log_softmax(output.logits[0].float(), -1)
 
 
-def collect(model: PreTrainedModel, texts: Sequence[Sequence[int]], prefix: int, draws: int = 2,
-            progress: Callable[[int, int], None] = lambda done, total: None) -> list[Sample]:
-    """`texts`: token ids; the first `prefix` give KV, the others are what is predicted from it. The
+def gradient_sample(model: PreTrainedModel, text: Sequence[int], prefix: int,
+                    draws: int) -> Sample:
+    """`text`: token ids; the first `prefix` give KV, the others are what is predicted from it. The
     gradients are of the log-probabilities of `draws` continuations, each token drawn from the
     model's own prediction at its place in the text."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    samples = []
-    for done, text in enumerate(texts, 1):
-        kv = prefix_kv(model, text[:prefix])
-        leaves = [x.to(model.dtype, copy=True).requires_grad_(True) for x in kv]
-        predicted = log_probabilities(model, leaves, text[prefix:])
-        gradients = []
-        for draw in range(draws):
-            drawn = torch.multinomial(predicted.detach().exp(), 1)
-            gradients.append([g.bfloat16() for g in torch.autograd.grad(
-                predicted.gather(1, drawn).sum(), leaves, retain_graph=draw < draws - 1)])
-        samples.append(Sample(kv, gradients))
-        progress(done, len(texts))
-    return samples
+    model.requires_grad_(False)
+    kv = prefix_kv(model, text[:prefix])
+    leaves = [x.to(model.dtype, copy=True).requires_grad_(True) for x in kv]
+    predicted = log_probabilities(model, leaves, text[prefix:])
+    gradients = []
+    for draw in range(draws):
+        drawn = torch.multinomial(predicted.detach().exp(), 1)
+        gradients.append([g.bfloat16() for g in torch.autograd.grad(
+            predicted.gather(1, drawn).sum(), leaves, retain_graph=draw < draws - 1)])
+    return Sample(kv, gradients)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ LEVELS = 15  # quarter octaves either way
 RIDGE = 300.0  # of features of unit variance, over some ten thousand tokens
 LEVEL_SHRINK = 0.7  # of predicted log precisions, which overfit
 WEIGHT_SHRINK = 0.05  # of the Fisher matrix towards its diagonal
+PRIOR = 2000.0  # symbols that each table is taken to have seen before
 STEP_OCTAVES = (-11.0, -10.0, -9.0, -8.0)  # steps whose symbols the tables are made of
 
 
@@ -65,22 +67,28 @@ class Rope:
 
     def undo(self, keys: torch.Tensor) -> torch.Tensor:
         """[heads, tokens, dim] turned back; the first token is at position 0."""
+        return self._turned(keys, -1.0)
+
+    def redo(self, keys: torch.Tensor) -> torch.Tensor:
+        return self._turned(keys, 1.0)
+
+    def _turned(self, keys: torch.Tensor, direction: float) -> torch.Tensor:
         pairs = len(self.radians)
         angles = torch.arange(keys.shape[1], dtype=torch.float64)[:, None] * torch.tensor(
             self.radians, dtype=torch.float64)
-        cosine, sine = angles.cos().float(), angles.sin().float()
+        cosine, sine = angles.cos().float(), direction * angles.sin().float()
         out = keys.clone()
         if self.pairing == "half":
             at, bt = slice(0, pairs), slice(pairs, 2 * pairs)
         else:
             at, bt = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
         a, b = keys[..., at], keys[..., bt]
-        out[..., at] = a * cosine + b * sine
-        out[..., bt] = b * cosine - a * sine
+        out[..., at] = a * cosine - b * sine
+        out[..., bt] = b * cosine + a * sine
         return out
 
 
-def _rows(section: torch.Tensor) -> torch.Tensor:
+def rows_of(section: torch.Tensor) -> torch.Tensor:
     """[heads, tokens, dim] to [tokens, channels]."""
     return section.permute(1, 0, 2).reshape(section.shape[1], -1)
 
@@ -90,44 +98,66 @@ def rough_log2(values: torch.Tensor) -> torch.Tensor:
     return (values.contiguous().view(torch.int32) - 0x3F800000).float() * 2.0**-23
 
 
-class _Layer:
-    """Both sections of a layer over all samples, as rows."""
-
-    def __init__(self, samples: list[Sample], layer: int, rope: Rope | None) -> None:
-        def rows(section: torch.Tensor, index: int) -> torch.Tensor:
-            turned = rope.undo(section.float()) if rope and index == 0 else section.float()
-            return _rows(turned)
-
-        self.kv = [torch.stack([rows(s.kv[2 * layer + i], i) for s in samples]) for i in (0, 1)]
-        draws = len(samples[0].gradients)
-        self.gradients = [
-            [torch.stack([rows(s.gradients[d][2 * layer + i], i) for s in samples])
-             for d in range(draws)] for i in (0, 1)]
-        norms = [rough_log2(x.pow(2).sum(-1, keepdim=True).clamp_min(1e-30)) for x in self.kv]
-        ones = torch.ones_like(norms[0])
-        self.features = torch.cat([*self.kv, *norms, ones], dim=-1)  # [samples, tokens, features]
+def _stacked(samples: list[Sample], layer: int, rope: Rope | None, index: int,
+             pick: Callable[[Sample], list[torch.Tensor]]) -> torch.Tensor:
+    """[samples, tokens, channels] of one section, K turned back."""
+    def rows(section: torch.Tensor) -> torch.Tensor:
+        return rows_of(rope.undo(section.float()) if rope and index == 0 else section.float())
+    return torch.stack([rows(pick(s)[2 * layer + index]) for s in samples])
 
 
-def _level_weights(layer: _Layer, index: int) -> torch.Tensor:
+def features_of(kv: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[samples, tokens, channels of K and of V + 3]: what a token's level is predicted from."""
+    norms = [rough_log2(x.pow(2).sum(-1, keepdim=True).clamp_min(1e-30)) for x in kv]
+    return torch.cat([*kv, *norms, torch.ones_like(norms[0])], dim=-1)
+
+
+@dataclasses.dataclass
+class _Weighed:
+    """A section as all forms that treat keys alike see it."""
+
+    data: torch.Tensor  # [samples, tokens, channels]
+    level_weights: torch.Tensor
+    level: torch.Tensor  # [samples, tokens], quarter octaves
+    precision: torch.Tensor  # 2^(level / 4)
+    fisher: torch.Tensor  # of gradients divided by the precision
+
+
+def _weigh(samples: list[Sample], layer: int, rope: Rope | None) -> list[_Weighed]:
+    kv = [_stacked(samples, layer, rope, index, lambda s: s.kv) for index in (0, 1)]
+    features, weighed = features_of(kv), []
+    for index in (0, 1):
+        gradients = [_stacked(samples, layer, rope, index, lambda s, d=d: s.gradients[d])
+                     for d in range(len(samples[0].gradients))]
+        weights = _level_weights(features, gradients)
+        level = torch.floor((features @ weights) * 4 + 0.5).clamp(-LEVELS, LEVELS)
+        precision = 2 ** (level / 4)
+        weighed.append(_Weighed(kv[index], weights, level, precision, _fisher(gradients, precision)))
+    return weighed
+
+
+def _level_weights(features: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
     """Weights of the features whose sum is a token's log2 precision, 0 on average."""
-    energy = torch.stack([g.pow(2).mean(-1) for g in layer.gradients[index]]).mean(0)
-    target = 0.5 * torch.log2(energy[:, SINKS:] + 1e-30).reshape(-1).double()
-    x = layer.features[:, SINKS:].reshape(-1, layer.features.shape[-1]).double()
+    energy = torch.stack([g.pow(2).mean(-1) for g in gradients]).mean(0)
+    target = 0.5 * torch.log2(energy[:, SINKS:] + 1e-30).reshape(-1)
+    x = features[:, SINKS:].reshape(-1, features.shape[-1])
     mean, spread = x[:, :-1].mean(0), x[:, :-1].std(0).clamp_min(1e-6)
     x = (x[:, :-1] - mean) / spread
     ridge = torch.eye(x.shape[1], dtype=torch.float64) * RIDGE
-    weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (target - target.mean()))
+    weights = torch.linalg.solve((x.T @ x).double() + ridge,
+                                 (x.T @ (target - target.mean())).double())
     weights = weights * LEVEL_SHRINK / spread
-    return torch.cat([weights, -(weights @ mean)[None]]).float()
+    return torch.cat([weights, -(weights @ mean.double())[None]]).float()
 
 
-def _weights(layer: _Layer, index: int, precision: torch.Tensor) -> torch.Tensor:
-    total, count = 0, 0
-    for gradient in layer.gradients[index]:
-        g = (gradient / precision[..., None])[:, SINKS:].reshape(-1, gradient.shape[-1]).double()
-        total = total + g.T @ g
-        count += g.shape[0]
-    return total / count
+def _fisher(gradients: list[torch.Tensor], precision: torch.Tensor) -> torch.Tensor:
+    total = 0
+    for gradient in gradients:
+        g = (gradient / precision[..., None])[:, SINKS:].reshape(-1, gradient.shape[-1])
+        # A magnitude that float32 squares without loss, whatever the gradients' own is.
+        scale = g.abs().max().clamp_min(1e-30)
+        total = total + ((g / scale).T @ (g / scale)).double() * float(scale) ** 2
+    return total / (len(gradients) * g.shape[0])
 
 
 def _transforms(form: Form, fisher: torch.Tensor, data: torch.Tensor,
@@ -163,16 +193,16 @@ class _Fitted:
     levels: torch.Tensor
 
 
-def _fit_section(form: Form, layer: _Layer, index: int, heads: int) -> _Fitted:
-    data = layer.kv[index]
-    weights = _level_weights(layer, index)
-    level = torch.floor((layer.features @ weights) * 4 + 0.5).clamp(-LEVELS, LEVELS)
-    precision = 2 ** (level / 4)
+def _fit_section(form: Form, weighed: _Weighed, is_key: bool, heads: int,
+                 diagonal: bool) -> _Fitted:
+    data, level, weights = weighed.data, weighed.level, weighed.level_weights
     mean = data[:, SINKS:].mean((0, 1)) if form.centre else torch.zeros(data.shape[-1])
-    fisher = _weights(layer, index, precision)
-    if not form.unrotate and index == 0:
+    fisher = weighed.fisher
+    if diagonal:
+        fisher = torch.diag(fisher.diagonal())
+    if not form.unrotate and is_key:
         fisher = torch.diag(_over_pairs(fisher.diagonal(), heads))
-    scaled = ((data - mean) * precision[..., None])[:, SINKS:].reshape(-1, data.shape[-1])
+    scaled = ((data - mean) * weighed.precision[..., None])[:, SINKS:].reshape(-1, data.shape[-1])
     encode, decode = _transforms(form, fisher, scaled.double(), heads)
     coefficients = scaled @ encode.T.float()
     sigma = coefficients.pow(2).mean(0).sqrt().clamp_min(1e-12)
@@ -200,6 +230,21 @@ def _over_pairs(diagonal: torch.Tensor, heads: int) -> torch.Tensor:
     return pairs.mean(1, keepdim=True).expand_as(pairs).reshape(-1)
 
 
+def expected_symbols() -> np.ndarray:
+    """[SCALE_TABLES, SYMBOLS]: shares of the symbols of each table for coefficients that are half Gaussian,
+    half Laplacian, both of the table's scale."""
+    edges = np.arange(-15.5, 16.5)
+    shares = []
+    for table in range(profile_file.SCALE_TABLES):
+        scale = table + profile_file.SMALLEST_SCALE
+        sigma = 2.0 ** (scale / 4 - (scale // 4 - 1 if scale >= 8 else 0))
+        below = np.array([0.5 * (1 + math.erf(x / sigma / math.sqrt(2))) for x in edges])
+        tail = 0.5 * np.exp(-math.sqrt(2) * np.abs(edges) / sigma)
+        both = 0.5 * (below + np.where(edges < 0, tail, 1 - tail))
+        shares.append([*np.diff(both), 1 - both[-1] + both[0]])
+    return np.array(shares)
+
+
 class _TableCounts:
     """Symbols seen of each scale."""
 
@@ -207,7 +252,13 @@ class _TableCounts:
         self.counts = torch.zeros(profile_file.SCALE_TABLES * profile_file.SYMBOLS)
         self.levels = torch.zeros(profile_file.SYMBOLS)
 
-    def add(self, fitted: _Fitted, step: float) -> None:
+    def add(self, fitted: _Fitted) -> None:
+        self.levels += torch.bincount((fitted.levels.reshape(-1) + 16).long(),
+                                      minlength=profile_file.SYMBOLS)
+        for octaves in STEP_OCTAVES:
+            self._add(fitted, 2.0**octaves)
+
+    def _add(self, fitted: _Fitted, step: float) -> None:
         scale = torch.round(4 * (torch.log2(fitted.sigma / step) + fitted.shift[:, None]))
         table = (scale - profile_file.SMALLEST_SCALE).clamp(0, profile_file.SCALE_TABLES - 1).long()
         scale = table + profile_file.SMALLEST_SCALE
@@ -221,9 +272,7 @@ class _TableCounts:
     def tables(self) -> np.ndarray:
         counts = self.counts.reshape(-1, profile_file.SYMBOLS).numpy()
         rows = []
-        for row in counts:
-            row = row.copy()
-            row[15] += 1
+        for row in counts + PRIOR * expected_symbols():
             rows.append(profile_file.quantised_frequencies(row, 1 << profile_file.ESCAPE))
         rows.append(profile_file.quantised_frequencies(self.levels.numpy(), 0xFFFFFFFF))
         while len(rows) < profile_file.TABLES:
@@ -231,26 +280,30 @@ class _TableCounts:
         return np.stack(rows)
 
 
-def fit(form: Form, samples: list[Sample], rope: Rope | None, model: str,
-        progress=lambda done, total: None) -> bytes:
-    """A profile's bytes."""
+def fit(forms: Sequence[Form], samples: list[Sample], rope: Rope | None, model: str,
+        model_id: str = "", diagonal: bool = False,
+        progress: Callable[[int], None] = lambda layers_done: None) -> list[Profile]:
+    """A profile a form, without operating points. `diagonal`: errors of two channels are taken to do
+    their harm apart."""
     heads, _, k_dim = samples[0].kv[0].shape
     v_dim = samples[0].kv[1].shape[-1]
     layers = len(samples[0].kv) // 2
-    used_rope = rope if form.unrotate else None
-    sections, counts = [], _TableCounts()
+    sections: list[list[Section]] = [[] for _ in forms]
+    counts = [_TableCounts() for _ in forms]
     for index in range(layers):
-        layer = _Layer(samples, index, used_rope)
-        for part in (0, 1):
-            fitted = _fit_section(form, layer, part, heads)
-            sections.append(fitted.section)
-            for octaves in STEP_OCTAVES:
-                counts.add(fitted, 2.0**octaves)
-            counts.levels += torch.bincount(
-                (fitted.levels.reshape(-1) + 16).long(), minlength=profile_file.SYMBOLS)
-        progress(index + 1, layers)
-    profile = Profile(f"{model} {form.name}", form.transform, layers, heads, k_dim, v_dim, True,
-                      counts.tables(), sections)
-    if used_rope:
-        profile.pairing, profile.frequencies = used_rope.pairing, used_rope.turns()
-    return profile.to_bytes()
+        weighed = {unrotate: _weigh(samples, index, rope if unrotate else None)
+                   for unrotate in {form.unrotate for form in forms}}
+        for f, form in enumerate(forms):
+            for part, section in enumerate(weighed[form.unrotate]):
+                fitted = _fit_section(form, section, part == 0, heads, diagonal)
+                sections[f].append(fitted.section)
+                counts[f].add(fitted)
+        progress(index + 1)
+    profiles = []
+    for f, form in enumerate(forms):
+        profile = Profile(f"{model} {form.name}", form.transform, layers, heads, k_dim, v_dim, True,
+                          counts[f].tables(), sections[f], model_id=model_id)
+        if rope and form.unrotate:
+            profile.pairing, profile.frequencies = rope.pairing, rope.turns()
+        profiles.append(profile)
+    return profiles

@@ -16,6 +16,7 @@ SYMBOLS = 32
 ESCAPE = 31
 TRANSFORMS = {"channel": 1, "head": 2, "layer": 3}
 PAIRINGS = {"none": 0, "half": 1, "interleaved": 2}
+MAX_MODEL_ID_BYTES = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,24 @@ class Profile:
         size = struct.pack("<Q", len(start) + 4 + 8 + len(rest))
         crc = crc32c(start + bytes(4) + size + rest)
         return start + struct.pack("<I", crc) + size + rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What can be read of a profile without its sections."""
+
+    name: str
+    model_id: str
+    points: Sequence[Point]
+
+
+def read_header(profile: bytes) -> Header:
+    """Of a profile that terrace_kv.codec.Codec takes."""
+    points, model_id_bytes = struct.unpack_from("<BH", profile, 45)
+    end = 128 + model_id_bytes
+    return Header(profile[48:128].rstrip(bytes(1)).decode(errors="replace"),
+                  profile[128:end].decode(errors="replace"),
+                  [Point(*struct.unpack_from("<iff", profile, end + 12 * i)) for i in range(points)])
 
 
 def _section_bytes(section: Section, transform: str) -> list[bytes]:

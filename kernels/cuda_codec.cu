@@ -2,6 +2,9 @@
 #include "kernels/cuda_warp.cuh"
 #include "kernels/tile_rows.cuh"
 #include "kernels/tile_stream.cuh"
+#include "kernels/tile_values.cuh"
+#include "kernels/tile_writer.cuh"
+#include "kernels/turn.h"
 
 namespace terrace::kernels {
 namespace {
@@ -48,6 +51,44 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
+constexpr uint32_t kEncodeWarps = 8;  // of a block, which encodes one job
+constexpr uint32_t kSymbolBytes = kGpuTables * kRansSymbols * sizeof(EncodeSymbol);
+constexpr uint32_t kEncodeSharedBytes = kSymbolBytes + sizeof(EncodeState);
+
+__global__ void __launch_bounds__(kEncodeWarps * 32) EncodeKernel(EncodeLaunch launch) {
+  extern __shared__ uint4 shared[];
+  auto* const tables = reinterpret_cast<EncodeSymbol*>(shared);
+  auto& state = *reinterpret_cast<EncodeState*>(shared + kSymbolBytes / sizeof(uint4));
+  const auto* const from = reinterpret_cast<const uint4*>(launch.tables);
+  for (uint32_t i = threadIdx.x; i < kSymbolBytes / sizeof(uint4); i += blockDim.x) {
+    shared[i] = __ldg(from + i);
+  }
+  for (uint32_t i = threadIdx.x; i < 2 * kTilePlaces; i += blockDim.x) {
+    state.magnitude[i / kTilePlaces][i % kTilePlaces] = 0;
+    state.unfit[i / kTilePlaces][i % kTilePlaces] = 0;
+  }
+  CudaWarp warp;
+  const uint32_t warp_id = threadIdx.x / 32;
+  const EncodeJob& job = launch.jobs[blockIdx.x];
+  const EncodeRows rows(job,
+                        launch.scratch + blockIdx.x * EncodeScratchBytes(launch.layer_channels));
+  for (uint32_t item = warp_id; item < LoadItems(job); item += kEncodeWarps) {
+    LoadValues(warp, job, launch.format, rows, item);
+  }
+  __syncthreads();
+  if (warp_id < GroupsOf(job)) ChooseLevels(warp, job, rows, state, warp_id);
+  __syncthreads();
+  for (uint32_t part = 0; part < 2; ++part) {
+    for (uint32_t item = warp_id; item < QuantiseItems(job, part); item += kEncodeWarps) {
+      Quantise(warp, job, rows, state, part, item);
+    }
+  }
+  __syncthreads();
+  if (warp_id >= 2) return;
+  const uint32_t size = WriteTile(warp, tables, job, BytesOf(launch.format), rows, state, warp_id);
+  if (threadIdx.x % 32 == 0) launch.sizes[2 * blockIdx.x + warp_id] = size;
+}
+
 __global__ void TurnsKernel(const uint64_t* frequencies, uint32_t pairs, uint64_t first,
                             uint64_t count, Turn* out) {
   const uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -85,6 +126,13 @@ int CudaDecodeTiles(const DecodeLaunch& launch, CudaStream stream) {
   if (error != cudaSuccess) return error;
   DecodeKernel<<<(launch.count + tiles_each - 1) / tiles_each, kWarps * 32, shared_bytes,
                  static_cast<cudaStream_t>(stream)>>>(launch, tiles_each);
+  return cudaGetLastError();
+}
+
+int CudaEncodeTiles(const EncodeLaunch& launch, CudaStream stream) {
+  if (launch.count == 0) return cudaSuccess;
+  EncodeKernel<<<launch.count, kEncodeWarps * 32, kEncodeSharedBytes,
+                 static_cast<cudaStream_t>(stream)>>>(launch);
   return cudaGetLastError();
 }
 

@@ -35,4 +35,17 @@ struct DecodeLaunch {
 // the host's to check. 132 SMs are busy from about 400 tiles on.
 int CudaDecodeTiles(const DecodeLaunch& launch, CudaStream stream);
 
+struct EncodeLaunch {
+  const EncodeJob* jobs = nullptr;
+  uint32_t count = 0;
+  ValueFormat format = ValueFormat::kBf16;
+  const EncodeSymbol* tables = nullptr;  // as PackEncodeTables
+  uint8_t* scratch = nullptr;            // EncodeScratchBytes for each job, aligned to 16 bytes
+  uint32_t layer_channels = 0;           // of K and V together
+  uint32_t* sizes = nullptr;  // of K's tile and V's for each job; 0: more than its capacity
+};
+
+// Encodes tiles of any layers of one profile: the bytes of codec::EncodeTile.
+int CudaEncodeTiles(const EncodeLaunch& launch, CudaStream stream);
+
 }  // namespace terrace::kernels

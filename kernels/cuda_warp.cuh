@@ -72,6 +72,12 @@ class CudaWarp {
   }
   static __device__ __forceinline__ float Mul(float a, float b) { return __fmul_rn(a, b); }
   static __device__ __forceinline__ float Add(float a, float b) { return __fadd_rn(a, b); }
+  static __device__ __forceinline__ float Divide(float a, float b) { return __fdiv_rn(a, b); }
+  static __device__ __forceinline__ float Floor(float a) { return floorf(a); }
+  static __device__ __forceinline__ float RoundToEven(float a) { return rintf(a); }
+  static __device__ __forceinline__ void AtomicAdd(uint32_t* to, uint32_t value) {
+    atomicAdd(to, value);
+  }
 
  private:
   uint32_t lane_;

@@ -101,4 +101,14 @@ void PackDecodeTables(const RansTables& bank, uint32_t entries[kGpuTables * kRan
   }
 }
 
+void PackEncodeTables(const RansTables& bank, EncodeSymbol symbols[kGpuTables * kRansSymbols]) {
+  for (uint32_t t = 0; t < kGpuTables; ++t) {
+    for (uint32_t s = 0; s < kRansSymbols; ++s, ++symbols) {
+      const uint32_t frequency = kRansTotal - bank.tables[t].gap[s];
+      *symbols = {static_cast<uint16_t>(frequency), bank.tables[t].start[s],
+                  frequency == 0 ? 0 : 65536 / frequency};
+    }
+  }
+}
+
 }  // namespace terrace::kernels

@@ -40,7 +40,9 @@ struct ColumnShape {
   // Coefficients in scratch: blocks (all of them when a block is 1) of a multiple of kSlab.
   constexpr uint32_t ScratchBlock() const { return block == 1 ? heads * dim : block; }
   constexpr uint32_t ScratchRows() const { return (ScratchBlock() + kSlab - 1) / kSlab * kSlab; }
-  constexpr uint32_t ScratchCoefficients() const { return heads * dim / ScratchBlock() * ScratchRows(); }
+  constexpr uint32_t ScratchCoefficients() const {
+    return heads * dim / ScratchBlock() * ScratchRows();
+  }
 };
 
 size_t PieceCount(const ColumnShape& shape);
@@ -68,6 +70,14 @@ void PackMatrix(const ColumnShape& shape, const int16_t* pairs, const ColumnPiec
 // Tables 0 .. 61 by slot: slot - start, frequency << 8, symbol << 24.
 void PackDecodeTables(const RansTables& bank, uint32_t entries[kGpuTables * kRansTotal]);
 
+// A symbol of a table as an encoder needs it.
+struct EncodeSymbol {
+  uint16_t frequency, start;
+  uint32_t reciprocal;  // 65536 / frequency, 0 of frequency 0
+};
+// Tables 0 .. 61.
+void PackEncodeTables(const RansTables& bank, EncodeSymbol symbols[kGpuTables * kRansSymbols]);
+
 // One section of a profile; all pointers to memory of the GPU.
 struct GpuSection {
   ColumnShape shape;
@@ -78,6 +88,10 @@ struct GpuSection {
   const float* row_scale = nullptr;
   const ColumnPiece* pieces = nullptr;
   const MatrixWords* matrix = nullptr;
+  // An encoder's. The transform's inverse, [channel][coefficient] of each block, null when a block
+  // is 1; and the weights of levels, null when tokens have none.
+  const float* inverse = nullptr;
+  const float* level_weights = nullptr;
 };
 
 // Where an engine has a section's values: tokens in blocks, as paged attention keeps them. Strides
@@ -112,6 +126,24 @@ enum class TileStatus : uint32_t {
   kStreamDamaged = 4,
   kWrongEscapes = 5,
 };
+
+// A tile of one layer to be encoded, K and V together; pointers to memory of the GPU.
+struct EncodeJob {
+  const GpuSection* sections = nullptr;  // that of K; that of V comes next
+  KvPlaces from[2];
+  uint32_t tokens = 0;                             // 1 .. kTilePlaces
+  uint32_t first_token = 0;                        // in `from`
+  uint32_t raw_below = 0, raw_from = kTilePlaces;  // the tile's other tokens are kept as they are
+  int32_t lambda16 = 0;
+  const Turn* turns = nullptr;  // as in DecodeJob
+  uint8_t* out[2] = {nullptr, nullptr};
+  uint32_t capacity = 0;  // of each
+};
+
+// Scratch of one job of a layer with so many channels of K and V together, by 16 bytes.
+constexpr size_t EncodeScratchBytes(uint32_t channels) {
+  return size_t{kTilePlaces} * (7 * size_t{channels} + 2);
+}
 
 // Scratch of one tile: bytes of coefficients, [low, high][coefficient / 4][place][4].
 constexpr size_t DecodeScratchBytes(uint32_t scratch_coefficients) {

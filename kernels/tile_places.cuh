@@ -1,4 +1,5 @@
-// The order of a tile's tokens in its stream: by level, equal ones in their own order.
+// What both directions need of a tile: the order of its tokens in the stream, where an engine has
+// them.
 #pragma once
 
 #include "kernels/gpu_tile.h"
@@ -6,6 +7,16 @@
 #include "kernels/warp.h"
 
 namespace terrace::kernels {
+
+inline constexpr uint32_t kTileHeaderBytes = 8;
+inline constexpr uint32_t kEscapeEntryBytes = 6;
+
+// Little-endian, at any alignment.
+TERRACE_GPU uint32_t BytesAt(const uint8_t* at, uint32_t count) {
+  uint32_t value = 0;
+  for (uint32_t i = 0; i < count; ++i) value |= static_cast<uint32_t>(at[i]) << 8 * i;
+  return value;
+}
 
 // Of one tile, in the memory that a block of warps shares.
 struct TilePlaces {
@@ -19,7 +30,8 @@ struct TilePlaces {
   uint8_t token[kTilePlaces];  // of a place
 };
 
-// Everything else from the levels of `tokens` tokens.
+// Everything else from the levels of `tokens` tokens: places are in the order of levels, equal ones
+// in their own order.
 template <class Warp>
 TERRACE_GPU void SortPlaces(Warp& warp, uint32_t tokens, int32_t slope, int32_t lambda16,
                             TilePlaces& places) {
@@ -53,6 +65,28 @@ TERRACE_GPU void SortPlaces(Warp& warp, uint32_t tokens, int32_t slope, int32_t 
     });
   }
   warp.Sync();
+}
+
+// Words of low bits of a tile.
+template <class Warp>
+TERRACE_GPU uint32_t LowWords(Warp& warp, const GpuSection& section, uint32_t groups,
+                              const TilePlaces& places) {
+  const uint32_t channels = section.shape.heads * section.shape.dim;
+  return warp.Sum([&](uint32_t lane) {
+    uint32_t bits = 0;
+    for (uint32_t c = lane; c < channels; c += 32) {
+      for (uint32_t g = 0; g < groups; ++g) {
+        bits += LowBitsOfTable(TableOfScale(section.scale16[c], places.shift[g]));
+      }
+    }
+    return bits;
+  });
+}
+
+TERRACE_GPU uint8_t* TokenAt(const KvPlaces& of, uint32_t token) {
+  const uint32_t number = token / of.block_tokens;
+  const uint64_t block = of.block_table == nullptr ? number : of.block_table[number];
+  return of.base + block * of.block_stride + token % of.block_tokens * of.token_stride;
 }
 
 }  // namespace terrace::kernels

@@ -105,12 +105,6 @@ TERRACE_GPU int32_t CoefficientAt(const uint32_t* scratch, uint32_t high_words, 
   return static_cast<int16_t>(value);
 }
 
-TERRACE_GPU uint8_t* TokenAt(const KvPlaces& to, uint32_t token) {
-  const uint32_t number = token / to.block_tokens;
-  const uint64_t block = to.block_table == nullptr ? number : to.block_table[number];
-  return to.base + block * to.block_stride + token % to.block_tokens * to.token_stride;
-}
-
 // Turns a lane's 8 columns of each run, from `column` of the run on.
 template <class Warp>
 TERRACE_GPU void TurnColumns(const ColumnPiece& piece, RopePairing pairing, uint32_t column,

@@ -9,16 +9,6 @@
 
 namespace terrace::kernels {
 
-inline constexpr uint32_t kTileHeaderBytes = 8;
-inline constexpr uint32_t kEscapeEntryBytes = 6;
-
-// Little-endian, at any alignment.
-TERRACE_GPU uint32_t BytesAt(const uint8_t* at, uint32_t count) {
-  uint32_t value = 0;
-  for (uint32_t i = 0; i < count; ++i) value |= static_cast<uint32_t>(at[i]) << 8 * i;
-  return value;
-}
-
 // The 4-byte words of [data, data + 4 count) at any alignment, 0 past the end.
 template <class Warp>
 class Words {
@@ -250,15 +240,7 @@ TERRACE_GPU TileStatus DecodeTile(Warp& warp, const uint32_t* tables, const Deco
   }
   SortPlaces(warp, tokens, section.level_slope, job.lambda16, places);
 
-  const uint32_t low_words = warp.Sum([&](uint32_t lane) {
-    uint32_t bits = 0;
-    for (uint32_t c = lane; c < channels; c += 32) {
-      for (uint32_t g = 0; g < groups; ++g) {
-        bits += LowBitsOfTable(TableOfScale(section.scale16[c], places.shift[g]));
-      }
-    }
-    return bits;
-  });
+  const uint32_t low_words = LowWords(warp, section, groups, places);
   const uint64_t raw_at = uint64_t{kTileHeaderBytes} + stream_bytes + uint64_t{4} * low_words +
                           uint64_t{kEscapeEntryBytes} * escapes;
   const uint64_t raw_bytes = uint64_t{places.raw} * channels * value_bytes;

@@ -8,7 +8,8 @@
 //   From(lanes, l)     lane l's value, to all lanes
 //   Sync()             memory written by one lane is seen by the others
 //   Multiply<A, B>(a, b, sums)   the matrix instruction (kernels/tile_rows.cuh)
-//   Count, Load, Store4, Fma, Mul, Add, RoundToEven   of one lane
+//   Count, Load, LoadMatrix, Store4, AtomicAdd, and Fma, Mul, Add, Divide, Floor, RoundToEven,
+//   which round once: of one lane
 //
 // CudaWarp (kernels/cuda_warp.cuh) is the GPU's; tests/support/host_warp.h is the CPU's, on which
 // the tests run the very code of the kernels. What is outside of Each and Ballot is the same in

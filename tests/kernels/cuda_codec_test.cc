@@ -41,6 +41,10 @@ class Gpu {
     Check(kernels::CudaDecodeTiles(launch, stream_), "CudaDecodeTiles");
     Wait();
   }
+  void Encode(const kernels::EncodeLaunch& launch) {
+    Check(kernels::CudaEncodeTiles(launch, stream_), "CudaEncodeTiles");
+    Wait();
+  }
 
  private:
   void Wait() { Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }

@@ -2,9 +2,11 @@
 #include <memory>
 #include <new>
 
-#include "kernels/rope.h"
 #include "kernels/tile_rows.cuh"
 #include "kernels/tile_stream.cuh"
+#include "kernels/tile_values.cuh"
+#include "kernels/tile_writer.cuh"
+#include "kernels/turn.h"
 #include "tests/support/gpu_codec_suite.h"
 #include "tests/support/host_warp.h"
 
@@ -23,9 +25,11 @@ class Emulation {
   }
   void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t positions,
                  kernels::Turn* out) {
-    kernels::FillTurns(frequencies, pairs, first, positions, out);
+    for (size_t i = 0; i < positions * pairs; ++i) {
+      out[i] = kernels::TurnOfPhase((first + i / pairs) * frequencies[i % pairs]);
+    }
   }
-  // As the kernel of kernels/cuda_codec.cu, with a block of one warp.
+  // As the kernels of kernels/cuda_codec.cu, with a block of one warp.
   void Decode(const kernels::DecodeLaunch& launch) {
     HostWarp warp(kDownwards);
     for (uint32_t i = 0; i < launch.count; ++i) {
@@ -38,6 +42,28 @@ class Emulation {
       if (launch.status[i] != kernels::TileStatus::kDone) continue;
       for (uint32_t item = 0; item < kernels::ItemsOf(job, *places); ++item) {
         kernels::WriteItem(warp, job, launch.format, *places, scratch, item);
+      }
+    }
+  }
+  void Encode(const kernels::EncodeLaunch& launch) {
+    HostWarp warp(kDownwards);
+    for (uint32_t i = 0; i < launch.count; ++i) {
+      const kernels::EncodeJob& job = launch.jobs[i];
+      const kernels::EncodeRows rows(
+          job, launch.scratch + i * kernels::EncodeScratchBytes(launch.layer_channels));
+      auto state = std::make_unique<kernels::EncodeState>();
+      for (uint32_t item = 0; item < kernels::LoadItems(job); ++item) {
+        kernels::LoadValues(warp, job, launch.format, rows, item);
+      }
+      for (uint32_t group = 0; group < kernels::GroupsOf(job); ++group) {
+        kernels::ChooseLevels(warp, job, rows, *state, group);
+      }
+      for (uint32_t part = 0; part < 2; ++part) {
+        for (uint32_t item = 0; item < kernels::QuantiseItems(job, part); ++item) {
+          kernels::Quantise(warp, job, rows, *state, part, item);
+        }
+        launch.sizes[2 * i + part] = kernels::WriteTile(
+            warp, launch.tables, job, kernels::BytesOf(launch.format), rows, *state, part);
       }
     }
   }

@@ -77,6 +77,10 @@ class HostWarp {
   static float Fma(float a, float b, float c) { return std::fma(a, b, c); }
   static float Mul(float a, float b) { return a * b; }
   static float Add(float a, float b) { return a + b; }
+  static float Divide(float a, float b) { return a / b; }
+  static float Floor(float a) { return std::floor(a); }
+  static float RoundToEven(float a) { return std::nearbyint(a); }
+  static void AtomicAdd(uint32_t* to, uint32_t value) { *to += value; }
 
  private:
   bool downwards_;

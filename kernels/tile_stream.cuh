@@ -169,15 +169,19 @@ TERRACE_GPU bool DecodeCoefficients(Warp& warp, const GpuSection& section, const
   const uint32_t high_words = shape.ScratchCoefficients() / 4 * kTilePlaces;
   Values low_word[kGroups], high_word[kGroups];
   bool good = true;
-  int32_t scale16 = section.scale16[0];
+  const int16_t* const scales = section.scale16;
+  int32_t shift[kGroups];
+  TERRACE_UNROLL
+  for (uint32_t g = 0; g < kGroups; ++g) shift[g] = places.shift[g];
+  int32_t scale16 = scales[0];
   uint32_t row = 0, in_block = 0;
   for (uint32_t c = 0; c < channels; ++c) {
     const int32_t scale = scale16;
-    scale16 = section.scale16[c + 1 < channels ? c + 1 : c];  // on its way during these rounds
+    scale16 = scales[c + 1 < channels ? c + 1 : c];  // on its way during these rounds
     const bool last_of_word = in_block % 4 == 3 || in_block + 1 == block;
     TERRACE_UNROLL
     for (uint32_t g = 0; g < kGroups; ++g) {
-      const uint32_t table = TableOfScale(scale, places.shift[g]);
+      const uint32_t table = TableOfScale(scale, shift[g]);
       const uint32_t active = g + 1 == kGroups ? tail_active : ~0u;
       const uint32_t bits = LowBitsOfTable(table);
       Values values;
@@ -188,6 +192,7 @@ TERRACE_GPU bool DecodeCoefficients(Warp& warp, const GpuSection& section, const
       warp.Each([&](uint32_t lane) {
         values[lane] = ((values[lane] - kZeroSymbol) << bits) - ((1u << bits) >> 1);
       });
+      TERRACE_ROLLED
       for (uint32_t b = 0; b < bits; ++b) {
         const uint32_t word = low.Take();
         warp.Each([&](uint32_t lane) { values[lane] += (word >> lane & 1) << b; });

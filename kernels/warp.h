@@ -19,7 +19,9 @@
 #if defined(__CUDACC__)
 #define TERRACE_GPU __device__ __forceinline__
 #define TERRACE_UNROLL _Pragma("unroll")
+#define TERRACE_ROLLED _Pragma("unroll 1")
 #else
 #define TERRACE_GPU inline
 #define TERRACE_UNROLL
+#define TERRACE_ROLLED
 #endif

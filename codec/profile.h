@@ -16,6 +16,7 @@
 #include "config/object_key.h"
 #include "kernels/rans.h"
 #include "kernels/rope.h"
+#include "kernels/tile_rounds.h"
 
 namespace terrace::codec {
 
@@ -24,12 +25,11 @@ namespace terrace::codec {
 enum class Transform : uint8_t { kChannel = 1, kHead = 2, kLayer = 3 };
 
 inline constexpr uint32_t kTables = kernels::kRansTables;
-inline constexpr uint32_t kScaleTables = 61;  // tables 0 .. 60 by scale, in steps of 1/4 octave
-inline constexpr uint32_t kLevelTable = 61;   // of token levels
+using kernels::kLevelTable;
+using kernels::kScaleTables;
 inline constexpr uint32_t kMaxChannels = 16384;
 inline constexpr uint32_t kMaxModelIdBytes = 512;
 inline constexpr uint32_t kMaxPoints = 64;
-inline constexpr int kSmallestScale = -20;  // table 0: sigma is 2^(-20/4) steps
 
 struct SectionProfile {
   uint32_t channels = 0;

@@ -21,6 +21,8 @@ class Encoder {
   static absl::StatusOr<std::shared_ptr<const Encoder>> Make(
       std::shared_ptr<const Profile> profile);
   const std::shared_ptr<const Profile>& profile() const { return profile_; }
+  // As InverseTransform.
+  const std::vector<float>& inverse(uint32_t section) const { return inverses_[section]; }
 
   // sections[s]: the bytes of section s, shape.SectionBytes(s) long. 16 log2 of the step: lambda16;
   // the first raw_head and last raw_tail tokens are kept as they are. InvalidArgument for a dtype

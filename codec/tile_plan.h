@@ -9,12 +9,17 @@
 #include "codec/kv_shape.h"
 #include "codec/profile.h"
 #include "kernels/rans.h"
+#include "kernels/tile_rounds.h"
 
 namespace terrace::codec {
 
-inline constexpr int kRawLevel = -16;  // the token's values are stored as they are
-inline constexpr int kLowestLevel = -15, kHighestLevel = 15;  // quarter octaves of precision
-inline constexpr uint32_t kZeroSymbol = 15, kEscapeSymbol = 31;
+using kernels::kEscapeSymbol;
+using kernels::kHighestLevel;
+using kernels::kLowestLevel;
+using kernels::kRawLevel;
+using kernels::kZeroSymbol;
+using kernels::PowerOf16th;
+
 inline constexpr uint32_t kMaxGroups = kTileTokens / kernels::kRansLanes;
 
 class TilePlan {
@@ -35,7 +40,7 @@ class TilePlan {
   // A table id a round: first the levels of 32 tokens each, then by channel and group.
   const std::vector<uint8_t>& schedule() const { return schedule_; }
   // Bits below the symbol of round r, stored as they are.
-  uint32_t LowBits(uint32_t round) const { return low_bits_[schedule_[round]]; }
+  uint32_t LowBits(uint32_t round) const { return kernels::LowBitsOfTable(schedule_[round]); }
   // Token order_[i] is in lane i % 32 of group i / 32: by level, equal ones in their own order.
   const std::array<uint8_t, kTileTokens>& order() const { return order_; }
 
@@ -43,11 +48,7 @@ class TilePlan {
   kernels::RansShape shape_;
   uint32_t groups_;
   std::array<uint8_t, kTileTokens> order_;
-  std::array<uint8_t, kTables> low_bits_;
   std::vector<uint8_t> schedule_;
 };
-
-// 2^(exponent16 / 16), rounded to float, the same everywhere. |exponent16| <= 2000.
-float PowerOf16th(int32_t exponent16);
 
 }  // namespace terrace::codec

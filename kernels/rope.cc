@@ -5,31 +5,6 @@
 namespace terrace::kernels {
 namespace {
 
-// Taylor coefficients 1/n!, to double precision. |angle| <= pi/4: the error is below 1e-13.
-double SineOf(double x) {
-  const double s = x * x;
-  double p = 1.6059043836821613e-10;
-  p = p * s + -2.505210838544172e-08;
-  p = p * s + 2.7557319223985893e-06;
-  p = p * s + -0.0001984126984126984;
-  p = p * s + 0.008333333333333333;
-  p = p * s + -0.16666666666666666;
-  p = p * s + 1.0;
-  return p * x;
-}
-
-double CosineOf(double x) {
-  const double s = x * x;
-  double p = -1.1470745597729725e-11;
-  p = p * s + 2.08767569878681e-09;
-  p = p * s + -2.755731922398589e-07;
-  p = p * s + 2.48015873015873e-05;
-  p = p * s + -0.001388888888888889;
-  p = p * s + 0.041666666666666664;
-  p = p * s + -0.5;
-  return p * s + 1.0;
-}
-
 TERRACE_CLONES
 void RotateHalf(float* head, size_t pairs, const Turn* turns, float sign) {
   float* const second = head + pairs;
@@ -52,24 +27,6 @@ void RotateInterleaved(float* head, size_t pairs, const Turn* turns, float sign)
 }
 
 }  // namespace
-
-Turn TurnOfPhase(uint64_t turns) {
-  const uint64_t quadrant = (turns + (uint64_t{1} << 61)) >> 62;
-  const auto rest = static_cast<int64_t>(turns - (quadrant << 62));
-  const double angle = static_cast<double>(rest) * 3.4061215800865545e-19;  // 2 pi / 2^64
-  const auto sine = static_cast<float>(SineOf(angle));
-  const auto cosine = static_cast<float>(CosineOf(angle));
-  switch (quadrant & 3) {
-    case 0:
-      return {cosine, sine};
-    case 1:
-      return {-sine, cosine};
-    case 2:
-      return {-cosine, -sine};
-    default:
-      return {sine, -cosine};
-  }
-}
 
 void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t positions,
                Turn* out) {

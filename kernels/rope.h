@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al., arXiv:2104.09864) undone and done again, with the same
 // result on every machine: angles are fractions of a turn in 64-bit integers, and sine and cosine
-// come from a polynomial of multiplications and additions that round once each (kernels/rope.cc;
+// come from a polynomial of multiplications and additions that round once each (kernels/turn.h;
 // the constants are part of the stored format, docs/formats/chunk.md). Raw pointers; allocates
 // nothing. Any thread.
 #pragma once
@@ -8,18 +8,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/turn.h"
+
 namespace terrace::kernels {
 
 // Which two values of a head turn together: value i and i + rotary_dim / 2 (GPT-NeoX, Llama in
 // transformers), or 2i and 2i + 1 (GPT-J, llama2.c).
 enum class RopePairing : uint8_t { kNone = 0, kHalf = 1, kInterleaved = 2 };
-
-struct Turn {
-  float cosine, sine;
-};
-
-// Cosine and sine of `turns` / 2^64 turns.
-Turn TurnOfPhase(uint64_t turns);
 
 // What [first, first + positions) turn by: out[position * pairs + i] of pair i, whose angle grows
 // by frequencies[i] / 2^64 turns a position.

@@ -15,7 +15,7 @@ namespace terrace::kernels {
 float Dot(const float* a, const float* b, size_t count);
 
 // log2, piecewise linear between powers of two (error below 0.09). 0 gives -127.
-inline float RoughLog2(float value) {
+constexpr float RoughLog2(float value) {
   const auto bits = static_cast<int32_t>(std::bit_cast<uint32_t>(value));
   return static_cast<float>(bits - 0x3f800000) * 0x1p-23f;
 }

@@ -324,7 +324,7 @@ inline bool CpuDecodes(const GpuCase& c, const codec::ChunkHeader& header, uint3
   const codec::SectionPlace both{container.size(),
                                  static_cast<uint32_t>(sizeof place + tile.size()),
                                  kernels::Crc32c(&place, sizeof place)};
-  codec::WriteHeader(header, {{both, both}}, container.data());
+  codec::WriteHeader(header, {}, {{both, both}}, container.data());
   const auto* table = reinterpret_cast<const uint8_t*>(&place);
   container.insert(container.end(), table, table + sizeof place);
   container.insert(container.end(), tile.begin(), tile.end());

@@ -16,43 +16,11 @@ namespace {
 
 constexpr uint32_t kGrowRetryMs = 2;
 constexpr uint32_t kWriteRetryMs = 10;
-// Assumed until the first reads have been measured: a modest SATA-class device.
-constexpr double kDefaultReadBytesPerS = 500e6;
 
 nvme::AdmissionPolicy PolicyNamed(const std::string& name) {
   if (name == "always") return nvme::AdmissionPolicy::kAlways;
   if (name == "second-touch") return nvme::AdmissionPolicy::kSecondTouch;
   return nvme::AdmissionPolicy::kAuto;
-}
-
-RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const ObjectLayout& layout,
-                          uint32_t tenant_stored_id) {
-  const HostCopy& host = *entry.host;
-  RecordMeta meta;
-  meta.key = entry.key;
-  meta.parent = host.parent;
-  meta.fingerprint = catalog.fingerprint(entry.fingerprint);
-  meta.kind = entry.kind;
-  meta.flags = entry.pinned ? kRecordPinned : 0;
-  if (entry.kind == ObjectKind::kExpert) {
-    meta.lifetime = Lifetime::kImmutable;
-  } else {
-    meta.lifetime = entry.reused || entry.pinned ? Lifetime::kHot : Lifetime::kCold;
-  }
-  meta.tenant_id = tenant_stored_id;
-  meta.token_count = entry.token_count;
-  meta.grain_count = entry.grain_count;
-  meta.cost_us = entry.cost_us;
-  meta.payload_bytes = entry.payload_bytes();
-  if (entry.grain_filters != nullptr) {
-    meta.grain_filters.assign(entry.grain_filters.get(),
-                              entry.grain_filters.get() + entry.grain_count - 1);
-  }
-  for (const PartSpan& part : layout.Parts(entry.token_count, entry.grain_count)) {
-    meta.part_ends.push_back(part.offset + part.bytes);
-  }
-  meta.part_crcs.assign(host.part_crcs().begin(), host.part_crcs().end());
-  return meta;
 }
 
 }  // namespace
@@ -195,20 +163,6 @@ void Mover::Published(ObjectId id) {
   OfferToNvme(id);
 }
 
-void Mover::OfferToNvme(ObjectId id) {
-  if (nvme_ == nullptr) return;
-  const Entry& entry = catalog_.at(id);
-  const NvmeStats stats = nvme_->Stats();
-  if (!admission_.Admit(
-          {entry.key, entry.payload_bytes(), entry.cost_us, entry.pinned || entry.reused},
-          {stats.read_bytes_per_s, stats.write_bytes_per_s})) {
-    ++metrics_.not_admitted;
-    return;
-  }
-  Enqueue(id);
-  FeedWrites();
-}
-
 bool Mover::Reachable(const Entry& entry) const {
   return entry.host != nullptr || (nvme_ != nullptr && nvme_->in_service());
 }
@@ -223,120 +177,6 @@ void Mover::Touched(ObjectId id) {
   } else if (entry.visible() && entry.host->ready && !entry.queued && !entry.host->writing) {
     OfferToNvme(id);
   }
-}
-
-void Mover::Enqueue(ObjectId id) {
-  Entry& entry = catalog_.at(id);
-  entry.queued = true;
-  ++queued_objects_;
-  queued_bytes_ += entry.payload_bytes();
-  queue_.push_back(id);
-}
-
-void Mover::Unqueue(Entry& entry) {
-  if (!entry.queued) return;
-  entry.queued = false;
-  --queued_objects_;
-  queued_bytes_ -= entry.payload_bytes();
-}
-
-void Mover::FeedWrites() {
-  while (!queue_.empty()) {
-    const ObjectId id = queue_.front();
-    const Entry& entry = catalog_.at(id);
-    if (!entry.queued) {  // evicted or removed while it waited
-      queue_.pop_front();
-      continue;
-    }
-    if (writing_objects_ > 0 && writing_bytes_ + entry.payload_bytes() > max_writing_bytes_) return;
-    queue_.pop_front();
-    StartWrite(id);
-  }
-}
-
-void Mover::StartWrite(ObjectId id) {
-  Entry& entry = catalog_.at(id);
-  Unqueue(entry);
-  entry.host->writing = true;
-  ++writing_objects_;
-  writing_bytes_ += entry.payload_bytes();
-  const HostCopy& host = *entry.host;
-  if (!transcoder_->Encodes(host.layout)) {
-    WriteEncoded(id, entry.key, EncodedObject{});
-    return;
-  }
-  EncodeJob job;
-  job.layout = host.layout;
-  job.token_count = entry.token_count;
-  job.grain_count = entry.grain_count;
-  job.position = host.position;
-  job.payload = tenants_[entry.tenant].host->At(host.extent);
-  job.part_crcs.assign(host.part_crcs().begin(), host.part_crcs().end());
-  transcoder_->Encode(std::move(job), Link(),
-                      [this, id, key = entry.key](absl::StatusOr<EncodedObject> encoded) {
-                        WriteEncoded(id, key, std::move(encoded));
-                      });
-}
-
-// Writes the encoded form, or the host copy where there is none.
-void Mover::WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded) {
-  if (!encoded.ok()) {
-    FinishWrite(id, key, encoded.status());
-    return;
-  }
-  const Entry& entry = catalog_.at(id);  // kept while host->writing
-  WriteRequest request;
-  request.meta = DescribeRecord(catalog_, entry, layouts_[entry.host->layout],
-                                tenants_[entry.tenant].stored_id);
-  request.payload = tenants_[entry.tenant].host->At(entry.host->extent);
-  if (encoded->payload != nullptr) {
-    request.meta.decoded_bytes = std::exchange(request.meta.payload_bytes, encoded->payload_bytes);
-    request.meta.part_ends = std::move(encoded->part_ends);
-    request.meta.part_crcs = std::move(encoded->part_crcs);
-    request.payload = encoded->payload->data();
-  }
-  request.done = [this, id, key, kept = std::move(encoded->payload)](
-                     absl::StatusOr<RecordId> record) { FinishWrite(id, key, std::move(record)); };
-  nvme_->Write(std::move(request));
-}
-
-LinkState Mover::Link() const {
-  return {read_bytes_per_s_ > 0 ? read_bytes_per_s_ : kDefaultReadBytesPerS, 0,
-          transcoder_->threads()};
-}
-
-// Reads a record that was just written, for the sake of knowing how fast that is.
-void Mover::MeasureLink(ObjectId id) {
-  if (read_bytes_per_s_ > 0 || std::exchange(measuring_link_, true)) return;
-  Verify(id, [this](VerifyOutcome) {
-    read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
-    measuring_link_ = false;
-  });
-}
-
-void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record) {
-  Entry& entry = catalog_.at(id);  // kept while host->writing
-  entry.host->writing = false;
-  --writing_objects_;
-  writing_bytes_ -= entry.payload_bytes();
-  if (record.ok()) {
-    ++metrics_.durable_objects;
-    metrics_.durable_bytes += entry.payload_bytes();
-    if (entry.visible()) {
-      entry.record = *record;
-      nvme_->SetPinned(*record, entry.pinned);  // it may have changed meanwhile
-      MeasureLink(id);
-    } else {
-      nvme_->Erase(*record);  // removed while it was written
-    }
-  } else {
-    if (metrics_.writes_failed++ == 0) {
-      spdlog::warn("write-behind of {} failed, the object stays in the host tier only: {}",
-                   key.ToHex(), record.status().ToString());
-    }
-  }
-  ReleaseIfGone(id);
-  FeedWrites();
 }
 
 absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
@@ -518,9 +358,8 @@ uint64_t Mover::StoredBytes(const Entry& entry) const {
 }
 
 uint32_t Mover::EtaUs(uint64_t stored_bytes) const {
-  const double speed = read_bytes_per_s_ > 0 ? read_bytes_per_s_ : kDefaultReadBytesPerS;
   return static_cast<uint32_t>(
-      std::min(4e9, static_cast<double>(stored_bytes + loading_bytes_) * 1e6 / speed));
+      std::min(4e9, static_cast<double>(stored_bytes + loading_bytes_) * 1e6 / ReadBytesPerS()));
 }
 
 void Mover::Tick() {

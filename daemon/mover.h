@@ -1,6 +1,6 @@
 // Moves objects between tiers: the only file that sees catalog, tiers, codec and (later) device
-// together. Makes room in the host tier, writes committed objects behind to NVMe, brings them back
-// for a lease. Loop thread; nothing here blocks.
+// together. Makes room in the host tier, writes committed objects behind to NVMe (write_behind.cc),
+// brings them back for a lease. Loop thread; nothing here blocks.
 #pragma once
 
 #include <cstdint>
@@ -108,6 +108,7 @@ class Mover {
   void StartWrite(ObjectId id);
   void WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded);
   void FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record);
+  double ReadBytesPerS() const;  // measured, or assumed
   LinkState Link() const;
   void MeasureLink(ObjectId id);
   // The read of a record that holds the object encoded; false when memory is short.

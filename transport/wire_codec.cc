@@ -150,11 +150,10 @@ absl::Status ReadGeometry(wire::KvGeometry::Reader in, const ObjectLayout& layou
   geometry.engine_layout = ToString(in.getEngineLayout());
   if (absl::Status s = geometry.Validate(); !s.ok()) return s;
   const ObjectLayout follows = geometry.Layout();
-  if (layout.kind == follows.kind && layout.fingerprint == follows.fingerprint &&
-      layout.part_bytes_per_token == follows.part_bytes_per_token) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError("geometry: the layout is not the one that follows from it");
+  const bool same = layout.kind == follows.kind && layout.fingerprint == follows.fingerprint &&
+                    layout.part_bytes_per_token == follows.part_bytes_per_token;
+  return same ? absl::OkStatus()
+              : absl::InvalidArgumentError("geometry: the layout is not what follows from it");
 }
 
 absl::Status ReadLayout(wire::Session::RegisterLayoutParams::Reader params, ObjectLayout& layout,
@@ -264,12 +263,13 @@ void WriteLayout(const ObjectLayout& layout, const KvGeometry* geometry,
 }
 
 uint64_t LayoutWords(const ObjectLayout& layout, const KvGeometry* geometry) {
-  uint64_t bytes = layout.part_bytes_per_token.size() * 4 + 64;
-  if (geometry != nullptr) {
-    bytes += 160 + geometry->model_id.size() + geometry->rope_scaling.size() +
-             geometry->lora.size() + geometry->engine_layout.size();
+  uint64_t bytes = 320 + layout.part_bytes_per_token.size() * 4;
+  if (geometry == nullptr) return bytes / 8;
+  for (const std::string* text :
+       {&geometry->model_id, &geometry->rope_scaling, &geometry->lora, &geometry->engine_layout}) {
+    bytes += text->size();
   }
-  return 16 + bytes / 8;
+  return bytes / 8;
 }
 
 uint64_t ReserveWords(absl::Span<const ReserveItem> items) { return 16 + items.size() * 13; }

@@ -101,7 +101,7 @@ TEST(WireCodecTest, AGeometryMustBeTheOneOfItsLayout) {
   WriteLayout(geometry.Layout(), &geometry, params);
   params.getGeometry().setKvHeads(6);
   EXPECT_THAT(std::string(ReadLayout(params.asReader(), layout, read).message()),
-              HasSubstr("geometry: the layout is not the one"));
+              HasSubstr("geometry: the layout is not what"));
   params.getGeometry().setKvHeads(0);
   EXPECT_THAT(std::string(ReadLayout(params.asReader(), layout, read).message()),
               HasSubstr("geometry.kv_heads: 0; expected 1"));

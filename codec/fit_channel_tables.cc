@@ -38,6 +38,13 @@ constexpr uint32_t Log2(uint32_t value) {
   return log;
 }
 
+// Of counts.
+constexpr auto kLog2 = [] {
+  std::array<uint16_t, kMaxChunkTokens + 1> logs{};
+  for (uint32_t i = 1; i < logs.size(); ++i) logs[i] = static_cast<uint16_t>(Log2(i));
+  return logs;
+}();
+
 // Frequencies that sum to 256, at least 1 where the histogram is not 0: rounded down, then those
 // raised or lowered that gain most or lose least.
 std::array<uint16_t, kRansSymbols> Quantised(const std::array<uint64_t, kRansSymbols>& histogram) {
@@ -80,8 +87,8 @@ struct Cut {
   bool negative = false;
   uint16_t base = 0;
   uint32_t kept_bits = 0;
-  std::array<uint16_t, kRansSymbols> histogram{};  // at most kMaxChunkTokens in all
-  uint64_t cost = 0;                               // with a table of its own
+  std::array<int16_t, kRansSymbols> histogram{};  // at most kMaxChunkTokens in all
+  uint64_t cost = 0;                              // with a table of its own
 
   std::pair<SignForm, uint8_t> mode() const { return {sign, shift}; }
 };
@@ -174,19 +181,19 @@ class CellCounts {
     for (uint32_t i = 0; i < width; ++i) {
       const uint16_t plus = levels_[k][0][cut.base + i], minus = levels_[k][1][cut.base + i];
       if (sign == SignForm::kCoded) {
-        cut.histogram[i] = plus;
-        cut.histogram[width + i] = minus;
+        cut.histogram[i] = static_cast<int16_t>(plus);
+        cut.histogram[width + i] = static_cast<int16_t>(minus);
         within += plus + minus;
       } else {
-        const bool both = sign == SignForm::kBit;
-        cut.histogram[i] = both ? plus + minus : cut.negative ? minus : plus;
-        within += cut.histogram[i];
+        const int of = sign == SignForm::kBit ? plus + minus : cut.negative ? minus : plus;
+        cut.histogram[i] = static_cast<int16_t>(of);
+        within += static_cast<uint32_t>(of);
       }
     }
-    cut.histogram[kWordEscape] = static_cast<uint16_t>(count - within);
-    cut.cost = uint64_t{count} * (kBit * cut.kept_bits + Log2(std::max(count, 1u)));
-    for (uint32_t h : cut.histogram) cut.cost -= h == 0 ? 0 : uint64_t{h} * Log2(h);
-    cut.cost += uint64_t{kBit} * kEscapeBits * cut.histogram[kWordEscape];
+    cut.histogram[kWordEscape] = static_cast<int16_t>(count - within);
+    cut.cost = uint64_t{count} * (kBit * cut.kept_bits + kLog2[count]);
+    for (int16_t h : cut.histogram) cut.cost -= static_cast<uint32_t>(h) * kLog2[h];
+    cut.cost += uint64_t{kBit} * kEscapeBits * (count - within);
     return cut;
   }
 
@@ -200,7 +207,7 @@ class CellCounts {
 struct Cluster {
   SignForm sign = SignForm::kBit;
   uint8_t shift = 0;
-  std::array<uint32_t, kRansSymbols> cost{};
+  std::array<int16_t, kRansSymbols> cost{};
   std::array<uint64_t, kRansSymbols> histogram{};
 
   void Add(const Cut& cut) {
@@ -211,9 +218,10 @@ struct Cluster {
     if (std::all_of(histogram.begin(), histogram.end(), [](uint64_t h) { return h == 0; })) return;
     const auto frequency = Quantised(histogram);
     for (size_t s = 0; s < kRansSymbols; ++s) {
-      cost[s] = frequency[s] == 0 ? kBit * kUncodable : 8 * kBit - Log2(frequency[s]);
+      cost[s] = static_cast<int16_t>(frequency[s] == 0 ? kBit * kUncodable
+                                                       : 8 * kBit - Log2(frequency[s]));
     }
-    cost[kWordEscape] += kBit * kEscapeBits;
+    cost[kWordEscape] = static_cast<int16_t>(cost[kWordEscape] + kBit * kEscapeBits);
     histogram.fill(0);
   }
 };
@@ -226,9 +234,9 @@ std::pair<const Cut*, size_t> Cheapest(std::span<const Cut> cuts,
   for (const Cut& cut : cuts) {
     for (size_t i = 0; i < clusters.size(); ++i) {
       if (clusters[i].sign != cut.sign || clusters[i].shift != cut.shift) continue;
-      uint32_t bits = 0;
+      int32_t bits = 0;
       for (size_t s = 0; s < kRansSymbols; ++s) bits += cut.histogram[s] * clusters[i].cost[s];
-      const uint64_t cost = bits + count * kBit * cut.kept_bits;
+      const uint64_t cost = static_cast<uint32_t>(bits) + count * kBit * cut.kept_bits;
       if (cost < lowest) {
         lowest = cost;
         best = {&cut, i};

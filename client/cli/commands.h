@@ -62,6 +62,16 @@ struct StoreInspectOptions {
 // Needs no daemon, and none may serve the directory.
 int RunStoreInspect(const GlobalOptions& options, const StoreInspectOptions& inspect);
 
+// Encoded KV and profiles in files. Need no daemon.
+int RunCodecList(const GlobalOptions& options);
+int RunCodecShow(const GlobalOptions& options, const std::string& path);
+struct CodecVerifyOptions {
+  std::string path;
+  std::string profile;  // empty: none
+};
+int RunCodecVerify(const GlobalOptions& options, const CodecVerifyOptions& verify);
+int RunCodecBench(const GlobalOptions& options);
+
 int RunConfigCheck(const GlobalOptions& options, const std::string& path);
 struct ConfigShowOptions {
   std::string path;        // empty: the defaults

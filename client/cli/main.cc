@@ -19,6 +19,8 @@ constexpr char kFooter[] = R"(Examples:
   terrace pin 3fa9c1 && terrace flush     keep it, and wait until it is on disk
   terrace verify                          read everything back and compare checksums
   terrace store inspect /var/lib/terrace/nvme   what lies on disk, while no daemon runs
+  terrace codec list                      how KV may be encoded, and what that needs
+  terrace codec verify chunk.tkv --profile model.tkvp   does every section decode?
   terrace config check terrace.toml       would terraced accept this file?
   terrace config show --effective         what a daemon without a file would run with
   terrace status --json | jq .tiers       every command speaks JSON
@@ -38,6 +40,8 @@ struct Arguments {
   std::vector<std::string> keys;
   double flush_timeout_s = 60;
   StoreInspectOptions store_inspect;
+  std::string codec_file;
+  CodecVerifyOptions codec_verify;
   ConfigShowOptions config_show;
   std::string config_file;
 };
@@ -124,6 +128,35 @@ void AddStore(CLI::App& app, Arguments& args, Action& action) {
       [&] { action = [&] { return RunStoreInspect(args.global, args.store_inspect); }; });
 }
 
+void AddCodec(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* codec = app.add_subcommand("codec", "Encoded KV and profiles in files, no daemon");
+  codec->require_subcommand(1);
+  codec->add_subcommand("list", "The codecs: what each is for, and whether it needs a profile")
+      ->callback([&] { action = [&] { return RunCodecList(args.global); }; });
+  CLI::App* show = codec->add_subcommand(
+      "show",
+      "What a file says of itself. A container of encoded KV: codec, geometry, tokens, where each "
+      "section lies. A profile: model, geometry, form, and the loss measured at each step");
+  show->add_option("FILE", args.codec_file, "A container or a profile")->required();
+  show->callback([&] { action = [&] { return RunCodecShow(args.global, args.codec_file); }; });
+  CLI::App* verify = codec->add_subcommand(
+      "verify",
+      "Decode every section of a container. Exit 1, naming the section and the tile, at the first "
+      "damage");
+  verify->add_option("FILE", args.codec_verify.path, "A container of encoded KV")->required();
+  verify
+      ->add_option("--profile", args.codec_verify.profile,
+                   "The profile it was encoded with, for codec profile")
+      ->type_name("FILE");
+  verify->callback(
+      [&] { action = [&] { return RunCodecVerify(args.global, args.codec_verify); }; });
+  codec
+      ->add_subcommand("bench",
+                       "Encode and decode made-up KV with each codec that needs no profile, on one "
+                       "core, against a copy. Seconds; a busy machine gives lower figures")
+      ->callback([&] { action = [&] { return RunCodecBench(args.global); }; });
+}
+
 void AddConfig(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* config = app.add_subcommand("config", "Check and show configuration files");
   config->require_subcommand(1);
@@ -168,6 +201,7 @@ int Main(int argc, char** argv) {
   AddObjects(app, args, action);
   AddMaintenance(app, args, action);
   AddStore(app, args, action);
+  AddCodec(app, args, action);
   AddConfig(app, args, action);
   AddCalibrate(app, action);
   app.footer(kFooter);

@@ -36,8 +36,8 @@ INCLUDES = {
     "config": set(),
 }
 ANYTHING = {"tests", "bench", "examples"}
-# Looks at a store without a daemon; part of the command only, not of the client library.
-ALSO = {"client/cli/store_command.cc": {"tiers"}}
+# Look at files without a daemon; part of the command only, not of the client library.
+ALSO = {"client/cli/store_command.cc": {"tiers"}, "client/cli/codec_command.cc": {"codec"}}
 CPP_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 ACCESS = {"public", "protected", "private"}
 FORBIDDEN_FOLDERS = {"common", "util", "utils", "base", "helpers"}

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "codec/chunk_codec.h"
+#include "codec/default_profile.h"
 
 using terrace::codec::Encoder;
 using terrace::codec::KvShape;
@@ -53,6 +54,36 @@ absl::Status Decode(const terrace_codec* codec, std::span<const uint8_t> contain
   return absl::OkStatus();
 }
 
+KvShape ShapeOf(const terrace_codec_shape& shape) {
+  return {static_cast<terrace::Dtype>(shape.dtype),
+          static_cast<terrace::KvOrder>(shape.order),
+          shape.layers,
+          shape.heads,
+          shape.k_dim,
+          shape.v_dim,
+          shape.tokens,
+          shape.position};
+}
+
+std::vector<const uint8_t*> SectionsOf(const KvShape& shape, const void* kv) {
+  std::vector<const uint8_t*> sections;
+  const auto* next = static_cast<const uint8_t*>(kv);
+  for (uint32_t s = 0; s < shape.Sections(); ++s) {
+    sections.push_back(next);
+    next += shape.SectionBytes(s);
+  }
+  return sections;
+}
+
+// To memory of malloc, for terrace_codec_free.
+absl::Status HandOver(const std::vector<uint8_t>& bytes, void** out, size_t* out_bytes) {
+  *out = std::malloc(bytes.size());
+  if (*out == nullptr) return absl::ResourceExhaustedError("no memory");
+  std::memcpy(*out, bytes.data(), bytes.size());
+  *out_bytes = bytes.size();
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int terrace_codec_open(const void* profile, size_t bytes, terrace_codec** codec) {
@@ -73,30 +104,28 @@ int terrace_codec_encode(const char* name, const terrace_codec* codec,
                          uint32_t raw_tail, const void* kv, void** container,
                          size_t* container_bytes) {
   return Guarded([&]() -> absl::Status {
-    const KvShape of{static_cast<terrace::Dtype>(shape->dtype),
-                     static_cast<terrace::KvOrder>(shape->order),
-                     shape->layers,
-                     shape->heads,
-                     shape->k_dim,
-                     shape->v_dim,
-                     shape->tokens,
-                     shape->position};
+    const KvShape of = ShapeOf(*shape);
     if (absl::Status status = terrace::codec::CheckShape(of); !status.ok()) return status;
-    std::vector<const uint8_t*> sections;
-    const auto* next = static_cast<const uint8_t*>(kv);
-    for (uint32_t s = 0; s < of.Sections(); ++s) {
-      sections.push_back(next);
-      next += of.SectionBytes(s);
-    }
     const Encoder* encoder = codec == nullptr ? nullptr : codec->encoder.get();
-    auto encoded =
-        terrace::codec::Encode(name, {of, sections, encoder, lambda16, raw_head, raw_tail});
+    auto encoded = terrace::codec::Encode(
+        name, {of, SectionsOf(of, kv), encoder, lambda16, raw_head, raw_tail});
     if (!encoded.ok()) return encoded.status();
-    *container = std::malloc(encoded->size());
-    if (*container == nullptr) return absl::ResourceExhaustedError("no memory");
-    std::memcpy(*container, encoded->data(), encoded->size());
-    *container_bytes = encoded->size();
-    return absl::OkStatus();
+    return HandOver(*encoded, container, container_bytes);
+  });
+}
+
+int terrace_codec_default_profile(const terrace_codec_shape* shape, uint32_t pairing,
+                                  uint32_t rotary_dim, double theta, const char* model_id,
+                                  const void* kv, void** profile, size_t* profile_bytes) {
+  return Guarded([&]() -> absl::Status {
+    const KvShape of = ShapeOf(*shape);
+    if (absl::Status status = terrace::codec::CheckShape(of); !status.ok()) return status;
+    if (pairing > 2) return absl::InvalidArgumentError("pairing must be 0 .. 2");
+    const auto made = terrace::codec::MakeDefaultProfile(
+        of, {static_cast<terrace::kernels::RopePairing>(pairing), rotary_dim, theta},
+        SectionsOf(of, kv), model_id);
+    if (!made.ok()) return made.status();
+    return HandOver(*made, profile, profile_bytes);
   });
 }
 
@@ -108,6 +137,6 @@ int terrace_codec_decode(const terrace_codec* codec, const void* container, size
   });
 }
 
-void terrace_codec_free(void* container) { std::free(container); }
+void terrace_codec_free(void* memory) { std::free(memory); }
 
 const char* terrace_codec_last_error() { return last_error.c_str(); }

@@ -39,7 +39,14 @@ TERRACE_CODEC_EXPORT int terrace_codec_encode(const char* name, const terrace_co
  * what the shape says. */
 TERRACE_CODEC_EXPORT int terrace_codec_decode(const terrace_codec* codec, const void* container,
                                               size_t container_bytes, void* kv, size_t kv_bytes);
-TERRACE_CODEC_EXPORT void terrace_codec_free(void* container);
+/* The profile of a model that nobody calibrated, of one chunk of its KV (codec/default_profile.h).
+ * pairing: of RoPE, 0 none, 1 half, 2 interleaved. Freed with terrace_codec_free. */
+TERRACE_CODEC_EXPORT int terrace_codec_default_profile(const terrace_codec_shape* shape,
+                                                       uint32_t pairing, uint32_t rotary_dim,
+                                                       double theta, const char* model_id,
+                                                       const void* kv, void** profile,
+                                                       size_t* profile_bytes);
+TERRACE_CODEC_EXPORT void terrace_codec_free(void* memory);
 
 TERRACE_CODEC_EXPORT const char* terrace_codec_last_error(void);
 

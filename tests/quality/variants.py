@@ -20,24 +20,30 @@ from terrace_kv.calibration.profile_file import Profile
 
 SINKS = fit.SINKS
 Coefficients = list[torch.Tensor]  # of each section, [tokens after the sinks, C]
-Coder = Callable[[Coefficients, float], tuple[Coefficients, float]]  # decoded, bits in all
+Shifts = list[torch.Tensor]  # of each section, [tokens]: octaves by which the token's scale differs
+Coder = Callable[[Coefficients, float, Shifts], tuple[Coefficients, float]]  # decoded, bits in all
 
 
-def entropy(quantised: Sequence[torch.Tensor]) -> float:
-    """Bits of an ideal coder with a table for each quarter octave of standard deviation."""
-    q = torch.cat([x.T.reshape(-1, len(x)) for x in quantised])
-    scale = (4 * torch.log2(q.std(1).clamp_min(1e-3))).round()
-    bits = 0.0
-    for one in scale.unique():
-        _, counts = q[scale == one].reshape(-1).unique(return_counts=True)
-        share = counts / counts.sum()
-        bits -= float((counts * share.log2()).sum())
-    return bits
+def entropy(quantised: Sequence[torch.Tensor], shifts: Shifts) -> float:
+    """Bits of an ideal coder with a table for each quarter octave of a coefficient's scale."""
+    scales = []
+    for q, shift in zip(quantised, shifts):
+        deviation = (q * 2 ** -shift[:, None]).pow(2).mean(0).sqrt().clamp_min(1e-3)
+        scales.append(4 * (torch.log2(deviation) + shift[:, None]))
+    scale = torch.cat([x.reshape(-1) for x in scales]).round()
+    q = torch.cat([x.reshape(-1) for x in quantised])
+    scale -= scale.min()
+    q -= q.min()
+    _, pairs = (scale * (q.max() + 1) + q).double().unique(return_counts=True)
+    of_scale = scale.long().bincount().double()
+    of_scale = of_scale[of_scale > 0]
+    pairs = pairs.double()
+    return float((of_scale * of_scale.log2()).sum() - (pairs * pairs.log2()).sum())
 
 
-def plain(z: Coefficients, step: float):
+def plain(z: Coefficients, step: float, shifts: Shifts):
     q = [(x / step).round() for x in z]
-    return [x * step for x in q], entropy(q)
+    return [x * step for x in q], entropy(q, shifts)
 
 
 def hadamard(dim: int) -> Coder:
@@ -50,13 +56,13 @@ def hadamard(dim: int) -> Coder:
     def turn(x: torch.Tensor) -> torch.Tensor:
         return (x.view(len(x), -1, dim) @ matrix).view(x.shape)
 
-    def code(z: Coefficients, step: float):
-        decoded, bits = plain([turn(x) for x in z], step)
+    def code(z: Coefficients, step: float, shifts: Shifts):
+        decoded, bits = plain([turn(x) for x in z], step, shifts)
         return [turn(x) for x in decoded], bits
     return code
 
 
-def autoregressive(z: Coefficients, step: float):
+def autoregressive(z: Coefficients, step: float, shifts: Shifts):
     """Each coefficient predicted from the token before, as decoded; the best factor of each text."""
     x = torch.stack(z, 1).double().numpy()  # [tokens, sections, C]
     rho = (x[1:] * x[:-1]).sum(0) / np.maximum((x * x).sum(0), 1e-30)
@@ -65,14 +71,14 @@ def autoregressive(z: Coefficients, step: float):
         q[t] = np.round((x[t] - rho * last) / step)
         last = decoded[t] = rho * last + q[t] * step
     return (list(torch.from_numpy(decoded).float().unbind(1)),
-            entropy(list(torch.from_numpy(q).float().unbind(1))))
+            entropy(list(torch.from_numpy(q).float().unbind(1)), shifts))
 
 
 def low_rank_residual(heads: int, rank: int = 2) -> Coder:
     """GEAR (arXiv:2403.05527): a coarse quantiser, and its error of each head at a low rank, whose
     factors take 8 bits a number."""
-    def code(z: Coefficients, step: float):
-        decoded, bits = plain(z, step)
+    def code(z: Coefficients, step: float, shifts: Shifts):
+        decoded, bits = plain(z, step, shifts)
         out = []
         for x, y in zip(z, decoded):
             error = (x - y).view(len(x), heads, -1).transpose(0, 1)
@@ -135,7 +141,9 @@ class Frame:
     def apply(self, coder: Coder, step: float):
         def run(kv):
             z, levels = self.analyse(kv)
-            decoded, bits = coder(z, step)
+            shifts = [section.level_slope / 256 * level / 4
+                      for section, level in zip(self.profile.sections, levels)]
+            decoded, bits = coder(z, step, shifts)
             for level in levels:
                 share = level.unique(return_counts=True)[1] / len(level)
                 bits -= len(level) * float((share * share.log2()).sum())
@@ -154,11 +162,11 @@ def layer_pairs(frame: Frame, samples: Sequence[fit.Sample]) -> Coder:
             moments[s] = moments.get(s, 0) + both.T @ both
     bases = {s: torch.linalg.eigh(m.double())[1].float() for s, m in moments.items()}
 
-    def code(z: Coefficients, step: float):
+    def code(z: Coefficients, step: float, shifts: Shifts):
         joint, places = list(z), bases
         for s, basis in places.items():
             joint[s], joint[s + 2] = (torch.cat([z[s], z[s + 2]], 1) @ basis).tensor_split(2, 1)
-        decoded, bits = plain(joint, step)
+        decoded, bits = plain(joint, step, shifts)
         for s, basis in places.items():
             decoded[s], decoded[s + 2] = (
                 torch.cat([decoded[s], decoded[s + 2]], 1) @ basis.T).tensor_split(2, 1)

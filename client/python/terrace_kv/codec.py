@@ -22,6 +22,7 @@ import numpy as np
 
 from terrace_kv import errors
 
+PAIRINGS = {"none": 0, "half": 1, "interleaved": 2}
 DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3, "fp8_e4m3": 4, "fp8_e5m2": 5, "int8": 6}
 
 
@@ -38,6 +39,16 @@ class Shape:
     position: int = 0  # of the first token
     dtype: str = "bfloat16"
     head_major: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class DefaultRope:
+    """How keys were rotated: pair i by theta^(-2 i / rotary_dim) radians a position. Without a pairing
+    they are taken as they are."""
+
+    pairing: str = "none"  # "half" or "interleaved"
+    rotary_dim: int = 0
+    theta: float = 0.0
 
 
 class _CShape(ctypes.Structure):
@@ -70,19 +81,34 @@ def _check(code: int) -> None:
         raise error(_library().terrace_codec_last_error().decode())
 
 
-def _encode(name: str, handle: ctypes.c_void_p | None, kv: np.ndarray, shape: Shape, lambda16: int,
-            raw_head: int, raw_tail: int) -> bytes:
-    of = _CShape(shape.position, shape.layers, shape.heads, shape.k_dim, shape.v_dim, shape.tokens,
-                 DTYPES[shape.dtype], 2 if shape.head_major else 1)
+def _shape_of(shape: Shape) -> _CShape:
+    return _CShape(shape.position, shape.layers, shape.heads, shape.k_dim, shape.v_dim, shape.tokens,
+                   DTYPES[shape.dtype], 2 if shape.head_major else 1)
+
+
+def _made(function, *arguments) -> bytes:
+    """What a function of the library returns in its last two arguments."""
     out, size = ctypes.c_void_p(), ctypes.c_size_t()
-    _check(_library().terrace_codec_encode(
-        name.encode(), handle, ctypes.byref(of), ctypes.c_int32(lambda16), ctypes.c_uint32(raw_head),
-        ctypes.c_uint32(raw_tail), ctypes.c_void_p(kv.ctypes.data), ctypes.byref(out),
-        ctypes.byref(size)))
+    _check(function(*arguments, ctypes.byref(out), ctypes.byref(size)))
     try:
         return ctypes.string_at(out, size.value)
     finally:
         _library().terrace_codec_free(out)
+
+
+def _encode(name: str, handle: ctypes.c_void_p | None, kv: np.ndarray, shape: Shape, lambda16: int,
+            raw_head: int, raw_tail: int) -> bytes:
+    return _made(_library().terrace_codec_encode, name.encode(), handle,
+                 ctypes.byref(_shape_of(shape)), ctypes.c_int32(lambda16), ctypes.c_uint32(raw_head),
+                 ctypes.c_uint32(raw_tail), ctypes.c_void_p(kv.ctypes.data))
+
+
+def default_profile(kv: np.ndarray, shape: Shape, rope: DefaultRope, model_id: str = "") -> bytes:
+    """The profile of a model that nobody calibrated, made of one chunk of its KV: `kv` as encode()
+    takes it, at least 68 tokens."""
+    return _made(_library().terrace_codec_default_profile, ctypes.byref(_shape_of(shape)),
+                 ctypes.c_uint32(PAIRINGS[rope.pairing]), ctypes.c_uint32(rope.rotary_dim),
+                 ctypes.c_double(rope.theta), model_id.encode(), ctypes.c_void_p(kv.ctypes.data))
 
 
 def _decode(handle: ctypes.c_void_p | None, container: bytes, kv_bytes: int) -> np.ndarray:

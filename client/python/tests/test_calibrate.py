@@ -28,6 +28,15 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The model is too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> pathlib.Path:
     torch.manual_seed(1)
@@ -107,7 +116,7 @@ def test_energies_are_gradients_through_one_attention(model):
     one = LlamaForCausalLM(config).eval()
     ids = torch.randint(0, 256, (48,)).tolist()
     by_hand = [torch.stack([s.gradients[0][part].float() for s in (
-        fallbacks.energy_sample(one, ids, 32, 1) for _ in range(300))]) for part in (0, 1)]
+        fallbacks.energy_sample(one, ids, 32, 1) for _ in range(60))]) for part in (0, 1)]
     leaves = [x.float().requires_grad_(True) for x in collect.prefix_kv(one, ids[:32])]
     seen = []
     one.model.layers[0].self_attn.register_forward_hook(lambda m, i, o: seen.append(o[0]))
@@ -115,13 +124,13 @@ def test_energies_are_gradients_through_one_attention(model):
                  use_cache=True, output_hidden_states=True).hidden_states
     scale = float(states[1].detach().pow(2).sum(-1).mean())
     exact = []
-    for _ in range(300):
+    for _ in range(60):
         wanted = (seen[0] * torch.randn_like(seen[0])).sum()
         exact.append(torch.autograd.grad(wanted, leaves, retain_graph=True))
     for part in (0, 1):
         energy = by_hand[part].pow(2).mean((0, 2, 3))
         wanted = torch.stack([e[part] for e in exact]).pow(2).mean((0, 2, 3)) / scale
-        torch.testing.assert_close(energy, wanted, rtol=0.2, atol=0)
+        torch.testing.assert_close(energy, wanted, rtol=0.4, atol=0)
 
 
 def test_evaluation_measures_profiles_at_their_own_steps(model, text, tmp_path, capsys):

@@ -1,7 +1,7 @@
-// Codec 3 (docs/formats/chunk.md) on a GPU: the bytes of the CPU's encoder, the values of the CPU's
-// decoder. Kernels are queued on a stream and run later; everything given must stay until then. All
-// pointers are to memory of the GPU unless they say otherwise; nothing is allocated. Functions
-// return 0, or the cudaError_t of the launch. Thread: any that has the device current.
+// Codecs 3 and 1 (docs/formats/chunk.md) on a GPU: the bytes of the CPU's encoders, the values of
+// its decoders. Kernels are queued on a stream and run later; everything given must stay until
+// then. All pointers are to memory of the GPU unless they say otherwise; nothing is allocated.
+// Functions return 0, or the cudaError_t of the launch. Thread: any that has the device current.
 #pragma once
 
 #include <cstddef>
@@ -47,5 +47,16 @@ struct EncodeLaunch {
 
 // Encodes tiles of any layers of one profile: the bytes of codec::EncodeTile.
 int CudaEncodeTiles(const EncodeLaunch& launch, CudaStream stream);
+
+struct NibbleLaunch {
+  const NibbleJob* jobs = nullptr;
+  uint32_t count = 0;
+  TileStatus* status = nullptr;  // of each, decoded
+  uint32_t* sizes = nullptr;     // of each, encoded; 0: more than its room
+};
+
+// Tiles of codec 1 of any sections: the bytes and the values of the CPU.
+int CudaDecodeNibbles(const NibbleLaunch& launch, CudaStream stream);
+int CudaEncodeNibbles(const NibbleLaunch& launch, CudaStream stream);
 
 }  // namespace terrace::kernels

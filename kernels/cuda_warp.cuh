@@ -37,6 +37,16 @@ class CudaWarp {
   __device__ __forceinline__ T From(Lanes<T>& values, uint32_t lane) const {
     return __shfl_sync(~0u, values[lane_], static_cast<int>(lane));
   }
+  __device__ __forceinline__ uint32_t Scan(Lanes<uint32_t>& values) const {
+    const uint32_t own = values[lane_];
+    uint32_t sum = own;
+    for (uint32_t distance = 1; distance < 32; distance *= 2) {
+      const uint32_t before = __shfl_up_sync(~0u, sum, distance);
+      if (lane_ >= distance) sum += before;
+    }
+    values[lane_] = sum - own;
+    return __shfl_sync(~0u, sum, 31);
+  }
   __device__ __forceinline__ void Sync() const { __syncwarp(); }
 
   template <bool kSignedA, bool kSignedB, typename B, typename Sums>

@@ -117,6 +117,19 @@ struct DecodeJob {
   KvPlaces to;
 };
 
+// A tile of codec 1 (kernels/exponent_nibbles.h), either way; pointers to memory of the GPU.
+struct NibbleJob {
+  // To be decoded: as in DecodeJob. Encoded: the room for it, and how much that is.
+  uint8_t* tile = nullptr;
+  uint32_t bytes = 0;
+  uint32_t tokens = 0;       // 1 .. kTilePlaces
+  uint32_t first_token = 0;  // in `places`
+  uint32_t heads = 0, dim = 0, value_bytes = 0;
+  bool bf16 = false;        // or values are kept as they are
+  bool head_major = false;  // the order of the values in the tile
+  KvPlaces places;
+};
+
 // What became of a tile. If not kDone, its values mean nothing.
 enum class TileStatus : uint32_t {
   kDone = 0,
@@ -125,6 +138,7 @@ enum class TileStatus : uint32_t {
   kWrongLength = 3,
   kStreamDamaged = 4,
   kWrongEscapes = 5,
+  kWrongForm = 6,
 };
 
 // A tile of one layer to be encoded, K and V together; pointers to memory of the GPU.

@@ -18,6 +18,34 @@ TERRACE_GPU uint32_t BytesAt(const uint8_t* at, uint32_t count) {
   return value;
 }
 
+TERRACE_GPU void PutBytes(uint8_t* to, uint32_t value, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(value >> 8 * i);
+}
+
+// The 4-byte words of [data, data + bytes) at any alignment, 0 past the end. Of the memory around
+// them what lies in the same aligned words is read.
+template <class Warp>
+class Words {
+ public:
+  TERRACE_GPU Words(const uint8_t* data, uint32_t bytes)
+      : skew_(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data) & 3)),
+        aligned_(data - skew_),
+        bytes_(bytes) {}
+  TERRACE_GPU uint32_t At(uint32_t i) const {
+    if (4 * i >= bytes_) return 0;
+    const uint32_t low = Warp::Load(aligned_ + size_t{4} * i);
+    if (skew_ == 0) return low;
+    const uint32_t high =
+        4 * (i + 1) - skew_ < bytes_ ? Warp::Load(aligned_ + size_t{4} * (i + 1)) : 0;
+    return low >> 8 * skew_ | high << (32 - 8 * skew_);
+  }
+
+ private:
+  uint32_t skew_;
+  const uint8_t* aligned_;
+  uint32_t bytes_;
+};
+
 // Of one tile, in the memory that a block of warps shares.
 struct TilePlaces {
   uint32_t ring[64];                // a stretch of the stream (kernels/tile_stream.cuh)

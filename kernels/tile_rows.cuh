@@ -193,6 +193,7 @@ TERRACE_GPU void WriteItem(Warp& warp, const DecodeJob& job, ValueFormat format,
   const ColumnPiece piece = section.pieces[piece_id];
   const uint32_t high_words = shape.ScratchCoefficients() / 4 * kTilePlaces;
   const bool mixed = shape.block != 1;
+  warp.Sync();  // matrix instructions want all lanes together; those of the item before may differ
   typename Warp::template Lanes<PieceSums> sums;
   if (mixed) TransformPiece(warp, section, piece_id, first_place, scratch, sums);
   warp.Each([&](uint32_t lane) {

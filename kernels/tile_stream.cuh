@@ -9,27 +9,6 @@
 
 namespace terrace::kernels {
 
-// The 4-byte words of [data, data + 4 count) at any alignment, 0 past the end.
-template <class Warp>
-class Words {
- public:
-  TERRACE_GPU Words(const uint8_t* data, uint32_t count)
-      : skew_(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data) & 3)),
-        aligned_(data - skew_),
-        count_(count) {}
-  TERRACE_GPU uint32_t At(uint32_t i) const {
-    if (i >= count_) return 0;
-    const uint32_t low = Warp::Load(aligned_ + size_t{4} * i);
-    if (skew_ == 0) return low;
-    return low >> 8 * skew_ | Warp::Load(aligned_ + size_t{4} * (i + 1)) << (32 - 8 * skew_);
-  }
-
- private:
-  uint32_t skew_;
-  const uint8_t* aligned_;
-  uint32_t count_;
-};
-
 // The words of low bits in order: 32 of them in the lanes, the next 32 on their way.
 template <class Warp>
 class LowBits {
@@ -254,7 +233,7 @@ TERRACE_GPU TileStatus DecodeTile(Warp& warp, const uint32_t* tables, const Deco
     if (lane == 0) places.raw_at = static_cast<uint32_t>(raw_at);
   });
 
-  LowBits<Warp> low(warp, Words<Warp>(stream + stream_bytes, low_words));
+  LowBits<Warp> low(warp, Words<Warp>(stream + stream_bytes, 4 * low_words));
   const EscapeList list{stream + stream_bytes + size_t{4} * low_words, escapes};
   bool good = false;
   const auto decode = [&]<uint32_t kGroups>() {

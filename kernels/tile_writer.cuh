@@ -12,10 +12,6 @@
 
 namespace terrace::kernels {
 
-TERRACE_GPU void PutBytes(uint8_t* to, uint32_t value, uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(value >> 8 * i);
-}
-
 // What a coefficient is coded as.
 struct CodedValue {
   uint32_t symbol;  // kEscapeSymbol: it is in the list

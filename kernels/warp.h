@@ -5,6 +5,7 @@
 //   Each(f)            f(lane) for every lane
 //   Ballot(f)          f(lane) of every lane as bits
 //   Sum(f)             the sum of f(lane), modulo 2^32, to all lanes
+//   Scan(lanes)        each becomes the sum of those of lower lanes; returns the sum of all
 //   From(lanes, l)     lane l's value, to all lanes
 //   Sync()             memory written by one lane is seen by the others
 //   Multiply<A, B>(a, b, sums)   the matrix instruction (kernels/tile_rows.cuh)

@@ -1,9 +1,10 @@
-// The kernels of codec 3 on the GPU. Fails where there is none: run it where there is one.
+// The kernels of codecs 3 and 1 on the GPU. Fails where there is none: run it where there is one.
 #include <cuda_runtime_api.h>
 
 #include <stdexcept>
 
 #include "tests/support/gpu_codec_suite.h"
+#include "tests/support/gpu_nibble_suite.h"
 
 namespace terrace::testing {
 namespace {
@@ -45,6 +46,14 @@ class Gpu {
     Check(kernels::CudaEncodeTiles(launch, stream_), "CudaEncodeTiles");
     Wait();
   }
+  void DecodeNibbles(const kernels::NibbleLaunch& launch) {
+    Check(kernels::CudaDecodeNibbles(launch, stream_), "CudaDecodeNibbles");
+    Wait();
+  }
+  void EncodeNibbles(const kernels::NibbleLaunch& launch) {
+    Check(kernels::CudaEncodeNibbles(launch, stream_), "CudaEncodeNibbles");
+    Wait();
+  }
 
  private:
   void Wait() { Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
@@ -54,6 +63,7 @@ class Gpu {
 };
 
 INSTANTIATE_TYPED_TEST_SUITE_P(OnGpu, GpuCodecSuite, ::testing::Types<Gpu>);
+INSTANTIATE_TYPED_TEST_SUITE_P(OnGpu, GpuNibbleSuite, ::testing::Types<Gpu>);
 
 }  // namespace
 }  // namespace terrace::testing

@@ -2,12 +2,14 @@
 #include <memory>
 #include <new>
 
+#include "kernels/tile_nibbles.cuh"
 #include "kernels/tile_rows.cuh"
 #include "kernels/tile_stream.cuh"
 #include "kernels/tile_values.cuh"
 #include "kernels/tile_writer.cuh"
 #include "kernels/turn.h"
 #include "tests/support/gpu_codec_suite.h"
+#include "tests/support/gpu_nibble_suite.h"
 #include "tests/support/host_warp.h"
 
 namespace terrace::testing {
@@ -67,13 +69,56 @@ class Emulation {
       }
     }
   }
+  // As the kernels of kernels/cuda_nibbles.cu.
+  void DecodeNibbles(const kernels::NibbleLaunch& launch) {
+    HostWarp warp(kDownwards);
+    for (uint32_t i = 0; i < launch.count; ++i) {
+      const kernels::NibbleJob& job = launch.jobs[i];
+      kernels::NibbleState state{};
+      kernels::TileStatus& status = launch.status[i] = kernels::CheckNibbles(job);
+      const bool good = status == kernels::TileStatus::kDone;
+      const bool nibbles = good && job.tile[0] == kernels::kNibbleForm;
+      if (nibbles) {
+        ForSegments([&](uint32_t s) { kernels::CountEscapes(warp, job, state, s); });
+        status = kernels::CheckEscapes(job, state);
+      }
+      if (status != kernels::TileStatus::kDone) continue;
+      ForSegments([&](uint32_t s) {
+        nibbles ? kernels::UnpackSegment(warp, job, state, s)
+                : kernels::CopyRawValues(warp, job, s, false);
+      });
+    }
+  }
+  void EncodeNibbles(const kernels::NibbleLaunch& launch) {
+    HostWarp warp(kDownwards);
+    for (uint32_t i = 0; i < launch.count; ++i) {
+      const kernels::NibbleJob& job = launch.jobs[i];
+      kernels::NibbleState state{};
+      if (job.bf16) {
+        ForSegments([&](uint32_t s) { kernels::SampleExponents(warp, job, state, s); });
+      }
+      ForSegments([&](uint32_t s) { kernels::RankExponents(warp, state, s); });
+      if (job.bf16) {
+        ForSegments([&](uint32_t s) { kernels::CountUncoded(warp, job, state, s); });
+      }
+      ForSegments([&](uint32_t s) { launch.sizes[i] = kernels::PackSegment(warp, job, state, s); });
+    }
+  }
 
  private:
+  template <typename Step>
+  static void ForSegments(Step step) {
+    for (uint32_t i = 0; i < kernels::kSegments; ++i) {
+      step(kDownwards ? kernels::kSegments - 1 - i : i);
+    }
+  }
+
   std::vector<std::unique_ptr<uint8_t[], void (*)(uint8_t*)>> blocks_;
 };
 
 using Emulations = ::testing::Types<Emulation<false>, Emulation<true>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Emulated, GpuCodecSuite, Emulations);
+INSTANTIATE_TYPED_TEST_SUITE_P(Emulated, GpuNibbleSuite, Emulations);
 
 }  // namespace
 }  // namespace terrace::testing

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "kernels/gpu_tile.h"
 #include "kernels/tile_rows.cuh"
@@ -40,6 +41,11 @@ class HostWarp {
   template <typename T>
   T From(const Lanes<T>& values, uint32_t lane) const {
     return values[lane];
+  }
+  uint32_t Scan(Lanes<uint32_t>& values) const {
+    uint32_t sum = 0;
+    for (uint32_t& value : values) sum += std::exchange(value, sum);
+    return sum;
   }
   void Sync() const {}
 

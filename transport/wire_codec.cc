@@ -181,10 +181,9 @@ absl::Status ReadReserve(wire::Session::ReserveParams::Reader params, const Wire
   for (uint32_t i = 0; i < list.size(); ++i) {
     const auto in = list[i];
     ReserveItem& item = items[i];
-    if (absl::Status s = ReadKey(in.getKey(), "items.key", item.key); !s.ok()) return s;
-    if (absl::Status s = ReadOptionalKey(in.getParent(), "items.parent", item.parent); !s.ok()) {
-      return s;
-    }
+    absl::Status keys = ReadKey(in.getKey(), "items.key", item.key);
+    if (keys.ok()) keys = ReadOptionalKey(in.getParent(), "items.parent", item.parent);
+    if (!keys.ok()) return keys;
     item.token_count = in.getTokenCount();
     item.grain_count = in.getGrainCount();
     item.cost_us = in.getCostUs();

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "codec/kv_rows.h"
+#include "codec/position_turns.h"
 #include "codec/profile.h"
 #include "codec/symmetric_eigen.h"
 #include "codec/tile_plan.h"
@@ -105,7 +106,7 @@ std::vector<uint64_t> FrequenciesOf(const DefaultRope& rope) {
 // Both sections of a layer, keys turned back; without the first tokens and those of values that are
 // not finite.
 std::array<Rows, 2> ReadLayer(const KvShape& shape, const DefaultRope& rope,
-                              const std::vector<kernels::Turn>& turns, uint32_t layer,
+                              const PositionTurns& turns, uint32_t layer,
                               std::span<const uint8_t* const> sections) {
   std::array<Rows, 2> rows;
   std::array<std::vector<float>, 2> row;
@@ -118,12 +119,13 @@ std::array<Rows, 2> ReadLayer(const KvShape& shape, const DefaultRope& rope,
     for (uint32_t part = 0; part < 2; ++part) {
       const uint32_t s = 2 * layer + part;
       ReadRow(shape, s, sections[s], t, row[part].data());
-      finite &= std::isfinite(kernels::Dot(row[part].data(), row[part].data(), row[part].size()));
+      const float* values = row[part].data();
+      finite &= std::isfinite(kernels::SumRow(values, values, values, row[part].size()).squares);
     }
     if (!finite) continue;
     if (rope.rotary_dim != 0) {
       kernels::Rotate(row[0].data(), shape.heads, shape.k_dim, rope.rotary_dim, rope.pairing,
-                      turns.data() + size_t{t} * (rope.rotary_dim / 2), true);
+                      turns.At(t), true);
     }
     for (uint32_t part = 0; part < 2; ++part) {
       rows[part].values.insert(rows[part].values.end(), row[part].begin(), row[part].end());
@@ -375,9 +377,7 @@ absl::StatusOr<std::vector<uint8_t>> MakeDefaultProfile(const KvShape& shape,
                                                         std::string_view model_id) {
   if (absl::Status status = Check(shape, rope, model_id); !status.ok()) return status;
   const std::vector<uint64_t> frequencies = FrequenciesOf(rope);
-  std::vector<kernels::Turn> turns(shape.tokens * frequencies.size());
-  kernels::FillTurns(frequencies.data(), frequencies.size(), shape.position, shape.tokens,
-                     turns.data());
+  const PositionTurns turns(frequencies, shape);
   Bytes out;
   PutHeader(shape, rope, model_id, &out);
   for (uint64_t frequency : frequencies) out.Put(frequency);

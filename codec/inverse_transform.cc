@@ -1,6 +1,8 @@
+#include "codec/inverse_transform.h"
+
 #include <cmath>
 
-#include "codec/profile_coder.h"
+#include "kernels/tile_math.h"
 
 namespace terrace::codec {
 namespace {
@@ -36,12 +38,12 @@ absl::StatusOr<std::vector<float>> InverseTransform(const SectionProfile& sectio
   std::vector<float> inverse(section.pairs.empty() ? 0 : section.channels * n);
   std::vector<double> rows(2 * n * n);
   for (size_t first = 0; first < section.channels && !inverse.empty(); first += n) {
-    const int16_t* pairs = section.pairs.data() + first / n * ((n + 1) / 2) * 2 * n;
+    const int16_t* pairs = section.pairs.data() + kernels::PairedSize(first, n);
     std::fill(rows.begin(), rows.end(), 0.0);
     for (size_t j = 0; j < n; ++j) {
       for (size_t k = 0; k < n; ++k) {
-        rows[j * 2 * n + k] =
-            static_cast<double>(section.row_scale[first + j]) * pairs[(k / 2 * n + j) * 2 + k % 2];
+        rows[j * 2 * n + k] = static_cast<double>(section.row_scale[first + j]) *
+                              pairs[kernels::PairedIndex(n, k, j)];
       }
       rows[j * 2 * n + n + j] = 1;
     }

@@ -37,8 +37,7 @@ struct SectionProfile {
   std::vector<int16_t> scale16;  // of coefficient c: 16 log2 of its standard deviation
   std::vector<float> mean;       // of channel j, un-rotated
   std::vector<float> row_scale;  // of channel j: what one unit of the integer transform is worth
-  // The transform as kernels::PairRows leaves it, [channels / block][coefficient / 2][channel][2];
-  // empty for kChannel.
+  // The transform as kernels::PairRows leaves it; empty for kChannel.
   std::vector<int16_t> pairs;
   int32_t level_slope = 0;           // 256 d log2(scale of a token) / d log2(its precision)
   std::vector<float> level_weights;  // K channels, V channels, log K norm, log V norm, constant

@@ -1,139 +1,167 @@
 #include "codec/profile_codec.h"
 
 #include <algorithm>
+#include <array>
+#include <cassert>
 
 #include "absl/strings/str_cat.h"
+#include "codec/inverse_transform.h"
 #include "codec/kv_rows.h"
-#include "codec/profile_coder.h"
+#include "codec/position_turns.h"
 #include "codec/section_writer.h"
+#include "codec/tile_decoder.h"
+#include "codec/tile_encoder.h"
 #include "config/text.h"
+#include "kernels/checksum.h"
+#include "kernels/value_rows.h"
 
 namespace terrace::codec {
 namespace {
 
-constexpr uint32_t kTogether = 4;  // tiles whose streams are decoded in lockstep
-
-// What every position turns by.
-std::vector<kernels::Turn> TurnsOf(const Profile& profile, const KvShape& shape) {
-  const size_t pairs = profile.frequencies().size();
-  std::vector<kernels::Turn> turns(shape.tokens * pairs);
-  kernels::FillTurns(profile.frequencies().data(), pairs, shape.position, shape.tokens,
-                     turns.data());
-  return turns;
-}
-
-void RotateRow(const Profile& profile, const kernels::Turn* turns, bool back, float* row) {
-  kernels::Rotate(row, profile.heads(), profile.k_dim(), profile.rotary_dim(), profile.pairing(),
-                  turns, back);
-}
-
-// Both sections of a layer's tile, as rows.
-struct LayerRows {
-  std::vector<float> values[2];
-  std::vector<uint8_t> source[2];
-};
-
-LayerRows ReadLayer(const Profile& profile, const KvShape& shape, uint32_t layer, uint32_t tile,
-                    const std::vector<kernels::Turn>& turns,
-                    std::span<const uint8_t* const> sections) {
-  LayerRows rows;
-  const uint32_t tokens = shape.TileTokens(tile), first = tile * kTileTokens;
-  for (uint32_t part = 0; part < 2; ++part) {
-    const uint32_t s = 2 * layer + part, channels = shape.Channels(s);
-    const size_t token_bytes = size_t{channels} * DtypeBytes(shape.dtype);
-    rows.values[part].resize(size_t{tokens} * channels);
-    rows.source[part].resize(tokens * token_bytes);
-    for (uint32_t t = 0; t < tokens; ++t) {
-      float* row = rows.values[part].data() + size_t{t} * channels;
-      ReadRow(shape, s, sections[s], first + t, row);
-      ReadRawRow(shape, s, sections[s], first + t, rows.source[part].data() + t * token_bytes);
-      if (part == 0)
-        RotateRow(profile, turns.data() + (first + t) * profile.frequencies().size(), true, row);
+// Encodes a layer: K and V together, for both say how precise a token must be.
+class LayerEncoder {
+ public:
+  LayerEncoder(const Profile& profile, const KvShape& shape, uint32_t layer,
+               const PositionTurns& turns, const std::vector<float>* inverses, int32_t lambda16,
+               std::span<const uint8_t* const> sections)
+      : profile_(profile), shape_(shape), layer_(layer), turns_(turns), sections_(sections) {
+    const uint32_t together = std::min(kTogether, std::max(1u, shape.tokens / kTileTokens));
+    for (uint32_t part = 0; part < 2; ++part) {
+      const uint32_t s = 2 * layer + part;
+      rows_[part].resize(size_t{TileEncoder::kBatch} * shape.Channels(s));
+      for (uint32_t i = 0; i < together; ++i) {
+        tiles_[part].emplace_back(profile, s, inverses[s], lambda16);
+      }
     }
   }
-  return rows;
+  // The last argument: the sections' writers, K and V.
+  void Encode(uint32_t raw_head, uint32_t raw_tail, SectionWriter* writers) {
+    const uint32_t whole = shape_.tokens / kTileTokens;
+    for (uint32_t first = 0, count; first < shape_.Tiles(); first += count) {
+      count = first < whole ? std::min(kTogether, whole - first) : 1;  // of one shape
+      for (uint32_t i = 0; i < count; ++i) Pack(first + i, i, raw_head, raw_tail);
+      for (uint32_t part = 0; part < 2; ++part) Code(part, first, count, &writers[part]);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kTogether = 4;  // tiles whose streams are coded in lockstep
+
+  void Pack(uint32_t tile, uint32_t slot, uint32_t raw_head, uint32_t raw_tail);
+  void Code(uint32_t part, uint32_t first, uint32_t count, SectionWriter* writer);
+
+  const Profile& profile_;
+  const KvShape& shape_;
+  const uint32_t layer_;
+  const PositionTurns& turns_;
+  const std::span<const uint8_t* const> sections_;
+  std::vector<float> rows_[2];  // of a batch of tokens
+  std::vector<TileEncoder> tiles_[2];
+};
+
+void LayerEncoder::Pack(uint32_t tile, uint32_t slot, uint32_t raw_head, uint32_t raw_tail) {
+  const uint32_t tokens = shape_.TileTokens(tile);
+  for (auto& tiles : tiles_) tiles[slot].Begin(tokens);
+  for (uint32_t first = 0; first < tokens; first += TileEncoder::kBatch) {
+    const uint32_t count = std::min(TileEncoder::kBatch, tokens - first);
+    std::array<std::array<int8_t, TileEncoder::kBatch>, 2> levels;
+    for (uint32_t t = 0; t < count; ++t) {
+      const uint32_t token = tile * kTileTokens + first + t;
+      float* rows[2];
+      for (uint32_t part = 0; part < 2; ++part) {
+        const uint32_t s = 2 * layer_ + part;
+        rows[part] = rows_[part].data() + size_t{t} * shape_.Channels(s);
+        ReadRow(shape_, s, sections_[s], token, rows[part]);
+      }
+      kernels::Rotate(rows[0], profile_.heads(), profile_.k_dim(), profile_.rotary_dim(),
+                      profile_.pairing(), turns_.At(token), true);
+      const TokenSums sums = SumToken(profile_, layer_, rows[0], rows[1]);
+      const bool raw = token < raw_head || shape_.tokens - token <= raw_tail;
+      for (uint32_t part = 0; part < 2; ++part) {
+        levels[part][t] =
+            raw ? static_cast<int8_t>(kRawLevel) : LevelOf(profile_, 2 * layer_ + part, sums);
+      }
+    }
+    for (uint32_t part = 0; part < 2; ++part) {
+      tiles_[part][slot].Add(first, count, levels[part].data(), rows_[part].data());
+    }
+  }
+  for (auto& tiles : tiles_) tiles[slot].Pack();
+}
+
+void LayerEncoder::Code(uint32_t part, uint32_t first, uint32_t count, SectionWriter* writer) {
+  const uint32_t s = 2 * layer_ + part;
+  std::array<kernels::RansSource, kTogether> sources;
+  for (uint32_t i = 0; i < count; ++i) sources[i] = tiles_[part][i].Source();
+  const bool coded =
+      kernels::RansEncode(profile_.tables(), tiles_[part][0].shape(), {sources.data(), count});
+  assert(coded);  // what a table cannot code was escaped
+  (void)coded;
+  const size_t token_bytes = size_t{shape_.Channels(s)} * DtypeBytes(shape_.dtype);
+  for (uint32_t i = 0; i < count; ++i) {
+    std::vector<uint8_t>* out = writer->Begin();
+    tiles_[part][i].AppendTo(out, sources[i].size);
+    for (uint32_t t = 0; t < shape_.TileTokens(first + i); ++t) {
+      if (!tiles_[part][i].IsRaw(t)) continue;
+      out->resize(out->size() + token_bytes);
+      ReadRawRow(shape_, s, sections_[s], (first + i) * kTileTokens + t,
+                 out->data() + out->size() - token_bytes);
+    }
+    writer->End();
+  }
 }
 
 class ProfileDecoder final : public SectionDecoder {
  public:
   ProfileDecoder(const ChunkHeader& header, std::shared_ptr<const Profile> profile)
-      : header_(header), profile_(std::move(profile)), turns_(TurnsOf(*profile_, header.shape)) {}
+      : header_(header),
+        profile_(std::move(profile)),
+        turns_(profile_->frequencies(), header.shape) {}
   absl::Status Decode(const SectionTiles& tiles, uint8_t* out) const override;
 
  private:
-  absl::Status Tiles(uint32_t section, std::span<const std::span<const uint8_t>> tiles,
-                     uint32_t first, uint8_t* out) const;
-  void WriteTile(uint32_t section, uint32_t tile, TileDecoder& decoder, uint8_t* out) const;
+  SectionOutput OutputOf(uint32_t section, uint8_t* out) const;
 
   const ChunkHeader header_;
   const std::shared_ptr<const Profile> profile_;
-  const std::vector<kernels::Turn> turns_;  // of every position, when keys are rotated
+  const PositionTurns turns_;
 };
 
+SectionOutput ProfileDecoder::OutputOf(uint32_t section, uint8_t* out) const {
+  const KvShape& shape = header_.shape;
+  const size_t dim_bytes = size_t{shape.Dim(section)} * DtypeBytes(shape.dtype);
+  const bool token_major = shape.order == KvOrder::kTokenMajor;
+  SectionOutput output{out, shape.dtype, shape.heads, shape.Dim(section)};
+  output.token_stride = token_major ? dim_bytes * shape.heads : dim_bytes;
+  output.head_stride = token_major ? dim_bytes : dim_bytes * shape.tokens;
+  output.stream = shape.SectionBytes(section) >= kernels::kStreamBytes;
+  if (section % 2 == 0) {
+    output.pairing = profile_->pairing();
+    output.rotary_dim = profile_->rotary_dim();
+    output.cosines = turns_.At(0).cosines;
+    output.sines = turns_.At(0).sines;
+  }
+  return output;
+}
+
 absl::Status ProfileDecoder::Decode(const SectionTiles& tiles, uint8_t* out) const {
-  const uint32_t whole = header_.shape.tokens / kTileTokens;
-  for (uint32_t first = 0; first < header_.shape.Tiles();) {
-    const uint32_t count = first < whole ? std::min(kTogether, whole - first) : 1;
-    std::array<std::span<const uint8_t>, kTogether> some;
+  const KvShape& shape = header_.shape;
+  const uint32_t section = tiles.section(), whole = shape.tokens / kTileTokens;
+  TileDecoder decoder(*profile_, section, header_.lambda16, OutputOf(section, out));
+  for (uint32_t first = 0, count; first < shape.Tiles(); first += count) {
+    count = first < whole ? std::min(TileDecoder::kTogether, whole - first) : 1;  // of one shape
+    std::array<std::span<const uint8_t>, TileDecoder::kTogether> some;
     for (uint32_t i = 0; i < count; ++i) {
       const auto tile = tiles.At(first + i);
       if (!tile.ok()) return tile.status();
       some[i] = *tile;
     }
-    if (absl::Status status = Tiles(tiles.section(), {some.data(), count}, first, out);
-        !status.ok()) {
-      return status;
-    }
-    first += count;
+    const absl::Status status =
+        decoder.Decode(first, shape.TileTokens(first), {some.data(), count});
+    if (!status.ok()) return status;
   }
+  kernels::StreamFence();
   return absl::OkStatus();
-}
-
-// Tiles of one shape, the first of which is `first`.
-absl::Status ProfileDecoder::Tiles(uint32_t section,
-                                   std::span<const std::span<const uint8_t>> tiles, uint32_t first,
-                                   uint8_t* out) const {
-  const KvShape& shape = header_.shape;
-  std::array<TileDecoder, kTogether> decoders;
-  std::array<kernels::RansStream, kTogether> streams;
-  for (uint32_t i = 0; i < tiles.size(); ++i) {
-    if (absl::Status status =
-            decoders[i].Start(*profile_, section, header_.lambda16, shape.TileTokens(first + i),
-                              DtypeBytes(shape.dtype), tiles[i]);
-        !status.ok()) {
-      return InTile(section, first + i, status);
-    }
-    streams[i] = *decoders[i].stream();
-  }
-  kernels::RansDecode(profile_->tables(), decoders[0].shape(), {streams.data(), tiles.size()});
-  for (uint32_t i = 0; i < tiles.size(); ++i) {
-    decoders[i].stream()->ok = streams[i].ok;
-    if (absl::Status status = decoders[i].Finish(); !status.ok()) {
-      return InTile(section, first + i, status);
-    }
-    WriteTile(section, first + i, decoders[i], out);
-  }
-  return absl::OkStatus();
-}
-
-void ProfileDecoder::WriteTile(uint32_t section, uint32_t tile, TileDecoder& decoder,
-                               uint8_t* out) const {
-  const KvShape& shape = header_.shape;
-  const uint32_t channels = shape.Channels(section), tokens = shape.TileTokens(tile);
-  std::vector<float> rows(size_t{TileDecoder::kBatch} * channels);
-  for (uint32_t t = 0; t < tokens; ++t) {
-    const uint32_t in_batch = t % TileDecoder::kBatch, token = tile * kTileTokens + t;
-    if (in_batch == 0) decoder.Tokens(t, std::min(TileDecoder::kBatch, tokens - t), rows.data());
-    if (const uint8_t* raw = decoder.RawToken(t)) {
-      WriteRawRow(shape, section, raw, token, out);
-      continue;
-    }
-    float* row = rows.data() + size_t{in_batch} * channels;
-    if (section % 2 == 0) {
-      RotateRow(*profile_, turns_.data() + token * profile_->frequencies().size(), false, row);
-    }
-    WriteRow(shape, section, row, token, out);
-  }
 }
 
 }  // namespace
@@ -163,28 +191,10 @@ absl::StatusOr<std::vector<uint8_t>> Encoder::Encode(
         absl::StrCat("lambda16 must be -", kMaxLambda16, " .. ", kMaxLambda16));
   }
   std::vector<SectionWriter> writers(shape.Sections(), SectionWriter(shape.Tiles()));
-  const std::vector<kernels::Turn> turns = TurnsOf(*profile_, shape);
-  for (uint32_t tile = 0; tile < shape.Tiles(); ++tile) {
-    const uint32_t tokens = shape.TileTokens(tile);
-    std::array<bool, kTileTokens> raw;
-    for (uint32_t t = 0; t < tokens; ++t) {
-      const uint32_t token = tile * kTileTokens + t;
-      raw[t] = token < raw_head || shape.tokens - token <= raw_tail;
-    }
-    for (uint32_t layer = 0; layer < shape.layers; ++layer) {
-      const LayerRows rows = ReadLayer(*profile_, shape, layer, tile, turns, sections);
-      const LayerTile both{tokens, rows.values[0].data(), rows.values[1].data(), raw.data()};
-      for (uint32_t part = 0; part < 2; ++part) {
-        const uint32_t s = 2 * layer + part;
-        std::array<int8_t, kTileTokens> levels;
-        ChooseLevels(*profile_, s, both, levels.data());
-        const EncodeInput input{&profile_->tables(),      tokens,
-                                rows.values[part].data(), rows.source[part].data(),
-                                DtypeBytes(shape.dtype),  levels.data()};
-        EncodeTile(profile_->section(s), inverses_[s], lambda16, input, writers[s].Begin());
-        writers[s].End();
-      }
-    }
+  const PositionTurns turns(profile_->frequencies(), shape);
+  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+    LayerEncoder(*profile_, shape, layer, turns, inverses_.data(), lambda16, sections)
+        .Encode(raw_head, raw_tail, &writers[2 * layer]);
   }
   const ChunkHeader header{CodecId::kProfile, shape,    raw_head,
                            raw_tail,          lambda16, profile_->hash()};

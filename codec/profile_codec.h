@@ -1,4 +1,4 @@
-// Codec 3: lossy, with a calibrated profile. Tiles: codec/profile_coder.h. Blocking, CPU-bound; any
+// Codec 3: lossy, with a calibrated profile. Tiles: codec/tile_encoder.h. Blocking, CPU-bound; any
 // thread.
 #pragma once
 

@@ -1,11 +1,11 @@
+#include "codec/tile_encoder.h"
+
 #include <algorithm>
 #include <bit>
-#include <cassert>
 #include <cmath>
 #include <cstring>
 
-#include "codec/profile_coder.h"
-#include "kernels/tile_math.h"
+#include "kernels/symbol_rounds.h"
 
 namespace terrace::codec {
 namespace {
@@ -18,126 +18,136 @@ void Append(std::vector<uint8_t>* out, const T* values, size_t count) {
   out->insert(out->end(), bytes, bytes + count * sizeof(T));
 }
 
-// Coefficients as int16, [token][coefficient]. A token whose coefficients do not fit, or could make
-// the decoder's sums wrap, becomes raw.
-void Quantise(const SectionProfile& section, const std::vector<float>& inverse, int32_t lambda16,
-              const EncodeInput& input, std::vector<int16_t>* quantised) {
-  const uint32_t channels = section.channels;
-  std::vector<float> centred(channels), coefficients(channels);
-  quantised->assign(size_t{input.tokens} * channels, 0);
-  const int64_t limit = int64_t{1} << 31;
-  for (uint32_t t = 0; t < input.tokens; ++t) {
-    if (input.levels[t] == kRawLevel) continue;
-    const float* values = input.values + size_t{t} * channels;
-    for (uint32_t c = 0; c < channels; ++c) centred[c] = values[c] - section.mean[c];
-    if (section.block == 1) {
-      for (uint32_t c = 0; c < channels; ++c) coefficients[c] = centred[c] / section.row_scale[c];
-    } else {
-      kernels::ApplyBlocks(inverse.data(), channels, section.block, centred.data(),
-                           coefficients.data());
-    }
-    const float per_step = PowerOf16th(4 * input.levels[t] - lambda16);
-    int16_t* out = quantised->data() + size_t{t} * channels;
-    int64_t magnitude = 0;
-    bool fits = true;
-    for (uint32_t c = 0; c < channels; ++c) {
-      const float q = std::nearbyint(coefficients[c] * per_step);
-      fits &= std::abs(q) <= 32767;
-      out[c] = fits ? static_cast<int16_t>(q) : 0;
-      magnitude += std::abs(int64_t{out[c]});
-    }
-    if (!fits || (section.block != 1 && magnitude * 32768 >= limit)) {
-      input.levels[t] = kRawLevel;
-      std::fill(out, out + channels, 0);
-    }
-  }
-}
-
-struct Symbols {
-  std::vector<uint8_t> symbols;  // 32 a round
-  std::vector<uint32_t> planes;
-  std::vector<std::pair<uint32_t, int16_t>> escapes;
-};
-
-void MakeSymbols(const TilePlan& plan, uint32_t channels, const EncodeInput& input,
-                 const std::vector<int16_t>& quantised, Symbols* s) {
-  s->symbols.assign(size_t{plan.shape().rounds} * kRansLanes, 0);
-  for (uint32_t t = 0; t < input.tokens; ++t) s->symbols[t] = input.levels[t] - kRawLevel;
-  const uint32_t groups = plan.groups();
-  for (uint32_t round = groups; round < plan.shape().rounds; ++round) {
-    const uint32_t c = round / groups - 1, first = round % groups * kRansLanes;
-    const uint32_t bits = plan.LowBits(round), half = (1u << bits) >> 1;
-    const kernels::RansTable& table = input.tables->tables[plan.schedule()[round]];
-    uint32_t planes[16] = {};
-    for (uint32_t lane = 0; lane < plan.Lanes(round); ++lane) {
-      const int32_t q = quantised[size_t{plan.order()[first + lane]} * channels + c];
-      const int32_t biased = q + static_cast<int32_t>(half), high = biased >> bits;
-      uint8_t& symbol = s->symbols[size_t{round} * kRansLanes + lane];
-      if (high < -15 || high > 15 || table.gap[high + 15] == kernels::kRansTotal) {
-        symbol = kEscapeSymbol;
-        s->escapes.emplace_back(round * kRansLanes + lane, static_cast<int16_t>(q));
-        continue;
-      }
-      symbol = high + 15;
-      for (uint32_t b = 0; b < bits; ++b) planes[b] |= (biased >> b & 1u) << lane;
-    }
-    s->planes.insert(s->planes.end(), planes, planes + bits);
-  }
-}
+constexpr std::array<uint8_t, kTables> kLowBits = [] {
+  std::array<uint8_t, kTables> bits{};
+  for (uint32_t t = 0; t < kScaleTables; ++t)
+    bits[t] = static_cast<uint8_t>(kernels::LowBitsOfTable(t));
+  return bits;
+}();
 
 }  // namespace
 
-void ChooseLevels(const Profile& profile, uint32_t s, const LayerTile& tile, int8_t* levels) {
-  const SectionProfile& section = profile.section(s);
-  const uint32_t k = profile.heads() * profile.k_dim(), v = profile.heads() * profile.v_dim();
-  for (uint32_t t = 0; t < tile.tokens; ++t) {
-    const float* of_k = tile.k + size_t{t} * k;
-    const float* of_v = tile.v + size_t{t} * v;
-    const float k_norm = kernels::Dot(of_k, of_k, k), v_norm = kernels::Dot(of_v, of_v, v);
-    if (tile.raw[t] || !std::isfinite(k_norm) || !std::isfinite(v_norm)) {
-      levels[t] = kRawLevel;
-      continue;
+TokenSums SumToken(const Profile& profile, uint32_t layer, const float* k, const float* v) {
+  const uint32_t of_k = profile.heads() * profile.k_dim(), of_v = profile.heads() * profile.v_dim();
+  // Without levels only the squares count: any weights do.
+  const float* a = profile.levels() ? profile.section(2 * layer).level_weights.data() : nullptr;
+  const float* b = profile.levels() ? profile.section(2 * layer + 1).level_weights.data() : nullptr;
+  return {kernels::SumRow(k, a == nullptr ? k : a, b == nullptr ? k : b, of_k),
+          kernels::SumRow(v, a == nullptr ? v : a + of_k, b == nullptr ? v : b + of_k, of_v)};
+}
+
+int8_t LevelOf(const Profile& profile, uint32_t s, const TokenSums& sums) {
+  if (!std::isfinite(sums.k.squares) || !std::isfinite(sums.v.squares)) return kRawLevel;
+  if (!profile.levels()) return 0;
+  // The last three weights: of the norms' logarithms, and a constant.
+  const std::vector<float>& weights = profile.section(s).level_weights;
+  const float* w = weights.data() + weights.size() - 3;
+  float octaves = s % 2 == 0 ? sums.k.a + sums.v.a : sums.k.b + sums.v.b;
+  octaves = octaves + w[0] * kernels::RoughLog2(sums.k.squares);
+  octaves = octaves + w[1] * kernels::RoughLog2(sums.v.squares);
+  octaves = octaves + w[2];
+  const float level = std::floor(octaves * 4.0f + 0.5f);
+  return static_cast<int8_t>(
+      std::isnan(level) ? 0.0f : std::clamp(level, float{kLowestLevel}, float{kHighestLevel}));
+}
+
+TileEncoder::TileEncoder(const Profile& profile, uint32_t section,
+                         const std::vector<float>& inverse, int32_t lambda16)
+    : profile_(profile),
+      section_(profile.section(section)),
+      inverse_(inverse),
+      lambda16_(lambda16),
+      quantised_(size_t{kTileTokens} * section_.channels),
+      coefficients_(section_.block == 1 ? 0 : size_t{kBatch} * section_.channels) {}
+
+void TileEncoder::Begin(uint32_t tokens) { tokens_ = tokens; }
+
+// A token whose coefficients do not fit, or could make the decoder's sums wrap, becomes raw.
+void TileEncoder::Add(uint32_t first, uint32_t count, const int8_t* levels, float* values) {
+  const uint32_t channels = section_.channels;
+  const bool mixed = section_.block != 1;
+  for (uint32_t t = 0; t < count; ++t) {
+    kernels::Centre(section_.mean.data(), mixed ? nullptr : section_.row_scale.data(), channels,
+                    values + size_t{t} * channels);
+  }
+  const float* coefficients = values;
+  if (mixed) {
+    kernels::ApplyBlocks(inverse_.data(), channels, section_.block, values, count,
+                         coefficients_.data());
+    coefficients = coefficients_.data();
+  }
+  const int64_t limit = int64_t{1} << 31;
+  for (uint32_t t = 0; t < count; ++t) {
+    levels_[first + t] = levels[t];
+    int16_t* out = quantised_.data() + size_t{first + t} * channels;
+    if (levels[t] != kRawLevel) {
+      const float per_step = PowerOf16th(4 * levels[t] - lambda16_);
+      const uint32_t magnitude =
+          kernels::Quantise(coefficients + size_t{t} * channels, per_step, channels, out);
+      const bool wraps = mixed && int64_t{magnitude} * 32768 >= limit;
+      if (magnitude != kernels::kTooLarge && !wraps) continue;
+      levels_[first + t] = kRawLevel;
     }
-    if (!profile.levels()) {
-      levels[t] = 0;
-      continue;
-    }
-    const float* w = section.level_weights.data();
-    float octaves = kernels::Dot(w, of_k, k) + kernels::Dot(w + k, of_v, v);
-    octaves = octaves + w[k + v] * kernels::RoughLog2(k_norm);
-    octaves = octaves + w[k + v + 1] * kernels::RoughLog2(v_norm);
-    octaves = octaves + w[k + v + 2];
-    const float level = std::floor(octaves * 4.0f + 0.5f);
-    levels[t] = static_cast<int8_t>(
-        std::isnan(level) ? 0.0f : std::clamp(level, float{kLowestLevel}, float{kHighestLevel}));
+    std::fill(out, out + channels, 0);
   }
 }
 
-void EncodeTile(const SectionProfile& section, const std::vector<float>& inverse, int32_t lambda16,
-                const EncodeInput& input, std::vector<uint8_t>* out) {
-  std::vector<int16_t> quantised;
-  Quantise(section, inverse, lambda16, input, &quantised);
-  const TilePlan plan(section, lambda16, input.levels, input.tokens);
-  Symbols s;
-  MakeSymbols(plan, section.channels, input, quantised, &s);
-  std::vector<uint8_t> stream(kernels::RansBound(plan.shape().rounds));
-  kernels::RansSource source{s.symbols.data(), plan.schedule().data(), stream.data(), 0};
-  const bool coded = kernels::RansEncode(*input.tables, plan.shape(), {&source, 1});
-  assert(coded);  // what a table cannot code was escaped
-  stream.resize(coded ? source.size : 0);
-  const auto rans_bytes = static_cast<uint32_t>(stream.size());
-  const auto escapes = static_cast<uint32_t>(s.escapes.size());
-  Append(out, &rans_bytes, 1);
-  Append(out, &escapes, 1);
-  Append(out, stream.data(), stream.size());
-  Append(out, s.planes.data(), s.planes.size());
-  for (const auto& [place, q] : s.escapes) {
-    Append(out, &place, 1);
-    Append(out, &q, 1);
+void TileEncoder::Pack() {
+  plan_.emplace(section_, lambda16_, levels_.data(), tokens_);
+  const size_t rounds = plan_->shape().rounds;
+  symbols_.resize(rounds * kRansLanes);
+  std::fill_n(symbols_.begin(), plan_->groups() * kRansLanes, 0);
+  for (uint32_t t = 0; t < tokens_; ++t) {
+    symbols_[t] = static_cast<uint8_t>(levels_[t] - kRawLevel);
   }
-  const size_t token_bytes = size_t{section.channels} * input.source_value_bytes;
-  for (uint32_t t = 0; t < input.tokens; ++t) {
-    if (input.levels[t] == kRawLevel) Append(out, input.source + t * token_bytes, token_bytes);
+  escaped_.resize(rounds);
+  plane_at_.clear();
+  planes_.resize(plan_->AllLowBits());
+  uint32_t at = 0;
+  for (uint32_t round = 0; round < rounds && !planes_.empty(); ++round) {
+    plane_at_.push_back(at);
+    at += plan_->LowBits(round);
+  }
+  for (uint32_t g = 0; g < plan_->groups(); ++g) PackGroup(g);
+  escapes_.clear();
+  for (uint32_t round = plan_->groups(); round < rounds; ++round) {
+    for (uint32_t lanes = escaped_[round]; lanes != 0; lanes &= lanes - 1) {
+      const auto lane = static_cast<uint32_t>(std::countr_zero(lanes));
+      const uint32_t channel = round / plan_->groups() - 1;
+      const uint8_t token = plan_->order()[round % plan_->groups() * kRansLanes + lane];
+      escapes_.emplace_back(round * kRansLanes + lane,
+                            quantised_[size_t{token} * section_.channels + channel]);
+    }
+  }
+}
+
+void TileEncoder::PackGroup(uint32_t group) {
+  std::array<const int16_t*, kRansLanes> rows;
+  const uint32_t lanes = plan_->Lanes(group), round = plan_->groups() + group;
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    const size_t token = plan_->order()[group * kRansLanes + lane];
+    rows[lane] = quantised_.data() + token * section_.channels;
+  }
+  kernels::PackRounds({rows.data(), lanes, section_.channels, plan_->groups(), &profile_.tables(),
+                       plan_->schedule().data() + round, kLowBits.data(),
+                       symbols_.data() + size_t{round} * kRansLanes, escaped_.data() + round,
+                       planes_.empty() ? nullptr : plane_at_.data() + round, planes_.data()});
+}
+
+kernels::RansSource TileEncoder::Source() {
+  stream_.resize(kernels::RansBound(plan_->shape().rounds));
+  return {symbols_.data(), plan_->schedule().data(), stream_.data(), 0};
+}
+
+void TileEncoder::AppendTo(std::vector<uint8_t>* out, size_t rans_bytes) const {
+  const uint32_t counts[2] = {static_cast<uint32_t>(rans_bytes),
+                              static_cast<uint32_t>(escapes_.size())};
+  Append(out, counts, 2);
+  Append(out, stream_.data(), rans_bytes);
+  Append(out, planes_.data(), planes_.size());
+  for (const auto& [place, coefficient] : escapes_) {
+    Append(out, &place, 1);
+    Append(out, &coefficient, 1);
   }
 }
 

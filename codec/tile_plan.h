@@ -41,6 +41,8 @@ class TilePlan {
   const std::vector<uint8_t>& schedule() const { return schedule_; }
   // Bits below the symbol of round r, stored as they are.
   uint32_t LowBits(uint32_t round) const { return kernels::LowBitsOfTable(schedule_[round]); }
+  // Of all rounds together.
+  size_t AllLowBits() const { return all_low_bits_; }
   // Token order_[i] is in lane i % 32 of group i / 32: by level, equal ones in their own order.
   const std::array<uint8_t, kTileTokens>& order() const { return order_; }
 
@@ -49,6 +51,7 @@ class TilePlan {
   uint32_t groups_;
   std::array<uint8_t, kTileTokens> order_;
   std::vector<uint8_t> schedule_;
+  size_t all_low_bits_ = 0;
 };
 
 }  // namespace terrace::codec

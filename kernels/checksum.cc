@@ -87,7 +87,6 @@ constexpr uint64_t kAvx512FoldLow = FoldConstant(kAvx512Block * 8 + 32);
 constexpr uint64_t kAvx512FoldHigh = FoldConstant(kAvx512Block * 8 - 32);
 
 // Larger copies go around the cache: nobody reads the destination soon enough to find it there.
-constexpr size_t kStreamBytes = 256 * 1024;
 
 enum class Copy { kNone, kCached, kStreamed };
 

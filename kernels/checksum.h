@@ -8,10 +8,13 @@
 
 namespace terrace::kernels {
 
+// What is written past the caches, as it is more than the caches should be swept for.
+constexpr size_t kStreamBytes = 256 * 1024;
+
 // CRC32C of `bytes` bytes, continuing from `crc` (0 to start).
 uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 // Copies and returns the CRC32C of the bytes copied, in one pass. Uses streaming (non-temporal)
-// stores when `bytes` is large, so a store does not sweep the cache; fenced before returning.
+// stores from kStreamBytes on, so a store does not sweep the cache; fenced before returning.
 uint32_t CopyCrc32c(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
 
 // The CRC32C of A followed by B, from those of A and B and the length of B. Microseconds, whatever

@@ -22,15 +22,12 @@ constexpr uint16_t Bf16OfFloat(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// Without branches, so that loops of it become vectors: the product is exact, subnormals included.
 constexpr float FloatOfF16(uint16_t value) {
   const uint32_t sign = static_cast<uint32_t>(value & 0x8000) << 16;
-  const uint32_t exponent = value >> 10 & 31, mantissa = value & 0x3ff;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | mantissa << 13);
-  if (exponent == 0) {  // zero and subnormal: mantissa * 2^-24, exact in float
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
-  }
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+  const uint32_t magnitude = static_cast<uint32_t>(value & 0x7fff) << 13;
+  const auto finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+  return std::bit_cast<float>(sign | (magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : finite));
 }
 
 constexpr uint16_t F16OfFloat(float value) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/tile_math.h"
+
 namespace terrace::kernels {
 namespace {
 
@@ -40,7 +42,7 @@ uint32_t BytesOfColumn(const int16_t* block_pairs, uint32_t block, uint32_t colu
                        uint32_t shift) {
   uint32_t word = 0;
   for (uint32_t i = 0; i < 4 && k + i < block; ++i) {
-    const int16_t value = block_pairs[((k + i) / 2 * block + column) * 2 + (k + i) % 2];
+    const int16_t value = block_pairs[PairedIndex(block, k + i, column)];
     word |= (static_cast<uint32_t>(value) >> shift & 0xff) << 8 * i;
   }
   return word;
@@ -71,7 +73,7 @@ size_t PackedMatrixSize(const ColumnShape& shape) {
 void PackMatrix(const ColumnShape& shape, const int16_t* pairs, const ColumnPiece* pieces,
                 MatrixWords* out) {
   if (shape.block == 1) return;
-  const size_t pairs_each = size_t{(shape.block + 1) / 2} * 2 * shape.block;
+  const size_t pairs_each = PairedSize(shape.block, shape.block);
   for (size_t p = 0; p < PieceCount(shape); ++p) {
     const ColumnPiece& piece = pieces[p];
     const uint32_t head_column = piece.head * shape.dim - piece.block * shape.block;

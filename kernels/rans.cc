@@ -96,7 +96,7 @@ bool RansEncodeAvx2(const RansTables& bank, const RansShape& shape, std::span<Ra
 }
 
 bool RansDecodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
-  return kIsa >= Isa::kAvx2 ? rans::DecodeAvx2(bank, shape, streams)
+  return kIsa >= Isa::kAvx2 ? rans::DecodeAll(rans::DecodeRoundsAvx2, bank, shape, streams)
                             : RansDecodeScalar(bank, shape, streams);
 }
 
@@ -108,8 +108,14 @@ bool RansEncodeAvx512(const RansTables& bank, const RansShape& shape,
 
 bool RansDecodeAvx512(const RansTables& bank, const RansShape& shape,
                       std::span<RansStream> streams) {
-  return kIsa >= Isa::kAvx512 ? rans::DecodeAvx512(bank, shape, streams)
+  return kIsa >= Isa::kAvx512 ? rans::DecodeAll(rans::DecodeRoundsAvx512, bank, shape, streams)
                               : RansDecodeAvx2(bank, shape, streams);
+}
+
+rans::DecodeRounds rans::FastestDecodeRounds() {
+  return kIsa == Isa::kAvx512 ? DecodeRoundsAvx512
+         : kIsa == Isa::kAvx2 ? DecodeRoundsAvx2
+                              : DecodeRoundsScalar;
 }
 
 const char* RansImplementation() {
@@ -146,6 +152,7 @@ bool RansDecodeAvx512(const RansTables& bank, const RansShape& shape,
                       std::span<RansStream> streams) {
   return RansDecodeScalar(bank, shape, streams);
 }
+rans::DecodeRounds rans::FastestDecodeRounds() { return DecodeRoundsScalar; }
 const char* RansImplementation() { return "scalar"; }
 
 #endif

@@ -89,11 +89,6 @@ bool RansEncode(const RansTables& bank, const RansShape& shape, std::span<RansSo
 // impossible; `ok` says which.
 bool RansDecode(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams);
 
-// Decodes the first `rounds` rounds only (fewer than all), without looking at what follows:
-// schedule and symbols need be no longer than that. False if the stream is too short for them.
-bool RansPeek(const RansTables& bank, const RansShape& shape, size_t rounds,
-              const RansStream& stream);
-
 // Scalar references.
 bool RansEncodeScalar(const RansTables& bank, const RansShape& shape,
                       std::span<RansSource> sources);

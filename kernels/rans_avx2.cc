@@ -175,37 +175,36 @@ TERRACE_AVX2_INLINE void DecodeRound(const RansTable& table, const Active& activ
 
 // Over the streams by fold expressions, which are unrolled in every build that optimises.
 template <size_t... k>
-TERRACE_AVX2_INLINE void DecodeEach(Decoding<sizeof...(k)>* decoding, size_t rounds,
+TERRACE_AVX2_INLINE void DecodeEach(const Lockstep& common, Lane* lanes, size_t rounds,
                                     std::index_sequence<k...>) {
-  const RansTable* const tables = decoding->bank->tables;
-  const size_t rounds_per_channel = decoding->rounds_per_channel;
-  const bool no_tail = decoding->tail_lanes == kRansLanes;
-  size_t to_tail = decoding->to_tail;
-  const Active active = FirstLanes(decoding->tail_lanes);
-  Words x[] = {LoadStates(decoding->states[k])...};
-  const uint8_t* at[] = {decoding->at[k]...};
+  const RansTable* const tables = common.tables;
+  const size_t rounds_per_channel = common.rounds_per_channel;
+  const bool no_tail = common.tail_lanes == kRansLanes;
+  size_t to_tail = common.to_tail;
+  const Active active = FirstLanes(common.tail_lanes);
+  Words x[] = {LoadStates(lanes[k].states)...};
+  const uint8_t* at[] = {lanes[k].reader.at...};
   for (size_t round = 0; round < rounds; ++round) {
     if (no_tail || to_tail != 0) {
-      (DecodeRound<true>(tables[decoding->schedule[k][round]], active, &x[k], &at[k],
-                         decoding->symbols[k] + round * kRansLanes),
+      (DecodeRound<true>(tables[lanes[k].schedule[round]], active, &x[k], &at[k],
+                         lanes[k].symbols + round * kRansLanes),
        ...);
     } else {
-      (DecodeRound<false>(tables[decoding->schedule[k][round]], active, &x[k], &at[k],
-                          decoding->symbols[k] + round * kRansLanes),
+      (DecodeRound<false>(tables[lanes[k].schedule[round]], active, &x[k], &at[k],
+                          lanes[k].symbols + round * kRansLanes),
        ...);
     }
     to_tail = to_tail == 0 ? rounds_per_channel - 1 : to_tail - 1;
   }
-  decoding->to_tail = to_tail;
-  (StoreStates(x[k], decoding->states[k]), ...);
-  ((decoding->at[k] = at[k]), ...);
-  ((decoding->schedule[k] += rounds), ...);
-  ((decoding->symbols[k] += rounds * kRansLanes), ...);
+  (StoreStates(x[k], lanes[k].states), ...);
+  ((lanes[k].reader.at = at[k]), ...);
+  ((lanes[k].schedule += rounds), ...);
+  ((lanes[k].symbols += rounds * kRansLanes), ...);
 }
 
 template <size_t kStreams>
-TERRACE_AVX2 void DecodeRounds(Decoding<kStreams>* decoding, size_t rounds) {
-  DecodeEach(decoding, rounds, std::make_index_sequence<kStreams>());
+TERRACE_AVX2 void DecodeSome(const Lockstep& common, Lane* lanes, size_t rounds) {
+  DecodeEach(common, lanes, rounds, std::make_index_sequence<kStreams>());
 }
 
 // 32 entries by symbol: `low` selects below 16, `high` from there on; the other gives 0.
@@ -354,9 +353,9 @@ bool EncodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansSo
                                                                                      sources);
 }
 
-bool DecodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
-  constexpr auto kTwo = DecodeGroup<2, DecodeRounds<2>>;
-  return DecodeAll<kTwice<kTwo>, kTwo, DecodeGroup<1, DecodeRounds<1>>>(bank, shape, streams);
+void DecodeRoundsAvx2(const Lockstep& common, Lane* lanes, size_t count, size_t rounds) {
+  for (; count >= 2; count -= 2, lanes += 2) DecodeSome<2>(common, lanes, rounds);
+  if (count != 0) DecodeSome<1>(common, lanes, rounds);
 }
 
 }  // namespace terrace::kernels::rans

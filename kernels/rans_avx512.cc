@@ -61,32 +61,33 @@ TERRACE_AVX512_INLINE __m512i EvenBytes() {
 
 // Over the streams by fold expressions, which are unrolled in every build that optimises.
 template <size_t... k>
-TERRACE_AVX512_INLINE void DecodeEach(Decoding<sizeof...(k)>* decoding, size_t rounds,
+TERRACE_AVX512_INLINE void DecodeEach(const Lockstep& common, Lane* lanes, size_t rounds,
                                       std::index_sequence<k...>) {
-  const RansTable* const tables = decoding->bank->tables;
-  const __mmask32 tail = FirstLanes(decoding->tail_lanes);
-  const size_t rounds_per_channel = decoding->rounds_per_channel;
-  size_t to_tail = decoding->to_tail;
+  const RansTable* const tables = common.tables;
+  const __mmask32 tail = FirstLanes(common.tail_lanes);
+  const size_t rounds_per_channel = common.rounds_per_channel;
+  size_t to_tail = common.to_tail;
   const __m512i even_bytes = EvenBytes();
-  __m512i x[] = {_mm512_load_si512(decoding->states[k])...};
-  const uint8_t* at[] = {decoding->at[k]...};
+  __m512i x[] = {_mm512_load_si512(lanes[k].states)...};
+  const uint8_t* at[] = {lanes[k].reader.at...};
+  const uint8_t* const schedule[] = {lanes[k].schedule...};
+  uint8_t* const symbols[] = {lanes[k].symbols...};
   for (size_t round = 0; round < rounds; ++round) {
     const __mmask32 active = to_tail == 0 ? tail : FirstLanes(kRansLanes);
     to_tail = to_tail == 0 ? rounds_per_channel - 1 : to_tail - 1;
-    ((x[k] = DecodeRound(tables[decoding->schedule[k][round]], x[k], active, even_bytes, &at[k],
-                         decoding->symbols[k] + round * kRansLanes)),
+    ((x[k] = DecodeRound(tables[schedule[k][round]], x[k], active, even_bytes, &at[k],
+                         symbols[k] + round * kRansLanes)),
      ...);
   }
-  decoding->to_tail = to_tail;
-  (_mm512_store_si512(decoding->states[k], x[k]), ...);
-  ((decoding->at[k] = at[k]), ...);
-  ((decoding->schedule[k] += rounds), ...);
-  ((decoding->symbols[k] += rounds * kRansLanes), ...);
+  (_mm512_store_si512(lanes[k].states, x[k]), ...);
+  ((lanes[k].reader.at = at[k]), ...);
+  ((lanes[k].schedule += rounds), ...);
+  ((lanes[k].symbols += rounds * kRansLanes), ...);
 }
 
 template <size_t kStreams>
-TERRACE_AVX512 void DecodeRounds(Decoding<kStreams>* decoding, size_t rounds) {
-  DecodeEach(decoding, rounds, std::make_index_sequence<kStreams>());
+TERRACE_AVX512 void DecodeSome(const Lockstep& common, Lane* lanes, size_t rounds) {
+  DecodeEach(common, lanes, rounds, std::make_index_sequence<kStreams>());
 }
 
 // The encoder keeps its lanes in descending order, as it writes their bytes.
@@ -181,9 +182,11 @@ bool EncodeAvx512(const RansTables& bank, const RansShape& shape, std::span<Rans
                    EncodeGroup<1, EncodeRounds<1>, ReverseAvx2>>(bank, shape, sources);
 }
 
-bool DecodeAvx512(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
-  return DecodeAll<DecodeGroup<4, DecodeRounds<4>>, DecodeGroup<2, DecodeRounds<2>>,
-                   DecodeGroup<1, DecodeRounds<1>>>(bank, shape, streams);
+void DecodeRoundsAvx512(const Lockstep& common, Lane* lanes, size_t count, size_t rounds) {
+  for (; count >= 8; count -= 8, lanes += 8) DecodeSome<8>(common, lanes, rounds);
+  for (; count >= 4; count -= 4, lanes += 4) DecodeSome<4>(common, lanes, rounds);
+  for (; count >= 2; count -= 2, lanes += 2) DecodeSome<2>(common, lanes, rounds);
+  if (count != 0) DecodeSome<1>(common, lanes, rounds);
 }
 
 }  // namespace terrace::kernels::rans

@@ -13,12 +13,11 @@
 namespace terrace::kernels::rans {
 
 constexpr uint16_t kFirstState = 256;
+constexpr size_t kTogether = 8;  // streams
 
 // For machines known to have the instructions; rans.cc checks.
 bool EncodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources);
-bool DecodeAvx2(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams);
 bool EncodeAvx512(const RansTables& bank, const RansShape& shape, std::span<RansSource> sources);
-bool DecodeAvx512(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams);
 void ReverseAvx2(uint8_t* data, size_t bytes);
 
 inline bool PossibleShape(const RansShape& shape) {
@@ -86,88 +85,46 @@ class Reader {
   uint8_t buffer_[2 * kMargin * kRansLanes];
 };
 
-// What DecodeRounds works on: reads `rounds` rounds and advances all of it.
-template <size_t kStreams>
-struct Decoding {
-  const RansTables* bank;
+// One of the streams that are decoded in lockstep.
+struct Lane {
+  alignas(64) uint16_t states[kRansLanes];
+  const uint8_t* schedule;
+  uint8_t* symbols;
+  Reader reader;
+};
+
+// What they have in common.
+struct Lockstep {
+  const RansTable* tables;
   size_t rounds_per_channel;
   size_t tail_lanes;
   size_t to_tail;  // rounds before the next one of tail_lanes
-  const uint8_t* at[kStreams];
-  const uint8_t* schedule[kStreams];
-  uint8_t* symbols[kStreams];
-  alignas(64) uint16_t states[kStreams][kRansLanes];
 };
 
-// Decodes streams whose headers are good; DecodeRounds(Decoding*, rounds) is the implementation's.
-template <size_t kStreams, auto DecodeRounds>
-bool DecodeGroup(const RansTables& bank, const RansShape& shape, RansStream* const* streams) {
-  Decoding<kStreams> decoding;
-  decoding.bank = &bank;
-  decoding.rounds_per_channel = shape.rounds_per_channel;
-  decoding.tail_lanes = shape.tail_lanes;
-  decoding.to_tail = shape.rounds_per_channel - 1;
-  const size_t header = StoredLanes(shape) * 2;
-  Reader readers[kStreams];
-  for (size_t k = 0; k < kStreams; ++k) {
-    std::fill_n(decoding.states[k], kRansLanes, kFirstState);
-    std::memcpy(decoding.states[k], streams[k]->data, header);
-    readers[k].Open(streams[k]->data + header, streams[k]->size - header);
-    decoding.schedule[k] = streams[k]->schedule;
-    decoding.symbols[k] = streams[k]->symbols;
-  }
-  for (size_t left = shape.rounds; left > 0;) {
-    size_t rounds = left;
-    for (size_t k = 0; k < kStreams; ++k) {
-      rounds = std::min(rounds, readers[k].SafeRounds());
-      decoding.at[k] = readers[k].at;
-    }
-    DecodeRounds(&decoding, rounds);
-    for (size_t k = 0; k < kStreams; ++k) {
-      readers[k].at = decoding.at[k];
-      readers[k].Advanced();
-    }
-    left -= rounds;
-  }
-  bool all = true;
-  for (size_t k = 0; k < kStreams; ++k) {
-    uint32_t differs = 0;
-    for (uint16_t state : decoding.states[k]) differs |= state ^ kFirstState;
-    streams[k]->ok = readers[k].ReadAll() && differs == 0;
-    all &= streams[k]->ok;
-  }
-  return all;
-}
+// Decodes `rounds` rounds of `count` streams, which the readers must be safe for, and moves
+// schedules, symbols and readers on.
+using DecodeRounds = void (*)(const Lockstep& common, Lane* lanes, size_t count, size_t rounds);
+void DecodeRoundsScalar(const Lockstep& common, Lane* lanes, size_t count, size_t rounds);
+void DecodeRoundsAvx2(const Lockstep& common, Lane* lanes, size_t count, size_t rounds);
+void DecodeRoundsAvx512(const Lockstep& common, Lane* lanes, size_t count, size_t rounds);
+DecodeRounds FastestDecodeRounds();  // of this machine
 
-inline bool PossibleStream(const RansShape& shape, const RansStream& stream) {
+// Whole streams, kTogether at a time.
+bool DecodeAll(DecodeRounds decode, const RansTables& bank, const RansShape& shape,
+               std::span<RansStream> streams);
+
+// Whether the first states are there, and each is at least 256.
+inline bool PossibleStart(const RansShape& shape, const uint8_t* data, size_t size) {
   const size_t lanes = StoredLanes(shape);
-  if (stream.size < lanes * 2 || !PossibleSchedule(stream.schedule, shape.rounds)) return false;
+  if (size < lanes * 2) return false;
   bool possible = true;
-  for (size_t lane = 0; lane < lanes; ++lane) possible &= stream.data[lane * 2 + 1] != 0;
+  for (size_t lane = 0; lane < lanes; ++lane) possible &= data[lane * 2 + 1] != 0;
   return possible;
 }
 
-// Takes the streams four at a time, then two, then one.
-template <auto DecodeGroup4, auto DecodeGroup2, auto DecodeGroup1>
-bool DecodeAll(const RansTables& bank, const RansShape& shape, std::span<RansStream> streams) {
-  bool all = true;
-  RansStream* group[4];
-  size_t grouped = 0;
-  for (RansStream& stream : streams) {
-    stream.ok = false;
-    if (!PossibleShape(shape) || !PossibleStream(shape, stream)) {
-      all = false;
-      continue;
-    }
-    group[grouped++] = &stream;
-    if (grouped == 4) {
-      all &= DecodeGroup4(bank, shape, group);
-      grouped = 0;
-    }
-  }
-  if ((grouped & 2) != 0) all &= DecodeGroup2(bank, shape, group);
-  if ((grouped & 1) != 0) all &= DecodeGroup1(bank, shape, group + (grouped & 2));
-  return all;
+inline bool PossibleStream(const RansShape& shape, const RansStream& stream) {
+  return PossibleStart(shape, stream.data, stream.size) &&
+         PossibleSchedule(stream.schedule, shape.rounds);
 }
 
 // What EncodeRounds works on. It goes from the last round to the first and writes the bytes in the

@@ -35,9 +35,7 @@ bool EncodeOne(const RansTables& bank, const RansShape& shape, RansSource* sourc
   return true;
 }
 
-// The first `rounds` rounds; of a whole stream its end too.
-bool DecodeRounds(const RansTables& bank, const RansShape& shape, size_t rounds,
-                  const RansStream* stream) {
+bool DecodeOne(const RansTables& bank, const RansShape& shape, const RansStream* stream) {
   uint32_t states[kRansLanes];
   std::fill_n(states, kRansLanes, rans::kFirstState);
   for (size_t lane = 0; lane < rans::StoredLanes(shape); ++lane) {
@@ -45,7 +43,7 @@ bool DecodeRounds(const RansTables& bank, const RansShape& shape, size_t rounds,
   }
   const uint8_t* from = stream->data + 2 * rans::StoredLanes(shape);
   const uint8_t* const end = stream->data + stream->size;
-  for (size_t round = 0; round < rounds; ++round) {
+  for (size_t round = 0; round < shape.rounds; ++round) {
     const RansTable& table = bank.tables[stream->schedule[round]];
     uint8_t* symbols = stream->symbols + round * kRansLanes;
     const size_t active = rans::ActiveLanes(shape, round);
@@ -63,12 +61,32 @@ bool DecodeRounds(const RansTables& bank, const RansShape& shape, size_t rounds,
       symbols[lane] = symbol;
     }
   }
-  if (rounds < shape.rounds) return true;
   return from == end && std::all_of(states, states + kRansLanes,
                                     [](uint32_t state) { return state == rans::kFirstState; });
 }
 
 }  // namespace
+
+void rans::DecodeRoundsScalar(const Lockstep& common, Lane* lanes, size_t count, size_t rounds) {
+  for (Lane* lane = lanes; lane != lanes + count; ++lane) {
+    size_t to_tail = common.to_tail;
+    for (size_t round = 0; round < rounds; ++round, lane->symbols += kRansLanes) {
+      const RansTable& table = common.tables[*lane->schedule++];
+      const size_t active = to_tail == 0 ? common.tail_lanes : kRansLanes;
+      to_tail = to_tail == 0 ? common.rounds_per_channel - 1 : to_tail - 1;
+      std::fill(lane->symbols + active, lane->symbols + kRansLanes, 0);
+      for (size_t i = 0; i < active; ++i) {
+        const uint32_t slot = lane->states[i] & 0xff;
+        const uint8_t symbol = table.slot_to_symbol[slot];
+        uint32_t x =
+            (kRansTotal - table.gap[symbol]) * (lane->states[i] >> 8u) + slot - table.start[symbol];
+        if (x < 256) x = x << 8 | *lane->reader.at++;
+        lane->states[i] = static_cast<uint16_t>(x);
+        lane->symbols[i] = symbol;
+      }
+    }
+  }
+}
 
 bool RansEncodeScalar(const RansTables& bank, const RansShape& shape,
                       std::span<RansSource> sources) {
@@ -86,18 +104,10 @@ bool RansDecodeScalar(const RansTables& bank, const RansShape& shape,
   bool all = true;
   for (RansStream& stream : streams) {
     stream.ok = rans::PossibleShape(shape) && rans::PossibleStream(shape, stream) &&
-                DecodeRounds(bank, shape, shape.rounds, &stream);
+                DecodeOne(bank, shape, &stream);
     all &= stream.ok;
   }
   return all;
-}
-
-bool RansPeek(const RansTables& bank, const RansShape& shape, size_t rounds,
-              const RansStream& stream) {
-  RansShape head = shape;
-  head.rounds = rounds;
-  return rounds < shape.rounds && rans::PossibleShape(head) && rans::PossibleStream(head, stream) &&
-         DecodeRounds(bank, shape, rounds, &stream);
 }
 
 }  // namespace terrace::kernels

@@ -16,14 +16,20 @@ namespace terrace::kernels {
 // transformers), or 2i and 2i + 1 (GPT-J, llama2.c).
 enum class RopePairing : uint8_t { kNone = 0, kHalf = 1, kInterleaved = 2 };
 
-// What [first, first + positions) turn by: out[position * pairs + i] of pair i, whose angle grows
-// by frequencies[i] / 2^64 turns a position.
+// What [first, first + positions) turn by: of pair i, whose angle grows by frequencies[i] / 2^64
+// turns a position, at [position * pairs + i] of both.
 void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t positions,
-               Turn* out);
+               float* cosines, float* sines);
+
+// What one token turns by, rotary_dim / 2 each.
+struct TokenTurns {
+  const float* cosines = nullptr;
+  const float* sines = nullptr;
+};
 
 // Turns the first rotary_dim values of each of `heads` heads of one token, forward, or back: the
 // products with the sine are rounded, then added to those with the cosine, fused.
 void Rotate(float* token, size_t heads, size_t head_dim, size_t rotary_dim, RopePairing pairing,
-            const Turn* turns, bool back);
+            const TokenTurns& turns, bool back);
 
 }  // namespace terrace::kernels

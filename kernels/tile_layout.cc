@@ -4,12 +4,8 @@
 #include <emmintrin.h>
 #endif
 
-#include "kernels/clones.h"
-
 namespace terrace::kernels {
 namespace {
-
-constexpr size_t kLanes = 32;
 
 #if defined(__SSE2__)
 // Eight channels of eight lanes to eight tokens.
@@ -40,20 +36,6 @@ void TransposeEight(const int16_t* rounds, size_t stride, size_t channels, size_
 #endif
 
 }  // namespace
-
-TERRACE_CLONES
-void CoefficientsOfSymbols(const uint8_t* symbols, uint32_t bits, const uint32_t* planes,
-                           int16_t* out) {
-  const int32_t base = -(15 << bits) - ((1 << bits) >> 1);
-  int32_t values[kLanes];
-  for (size_t lane = 0; lane < kLanes; ++lane) values[lane] = (symbols[lane] << bits) + base;
-  for (uint32_t b = 0; b < bits; ++b) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      values[lane] += static_cast<int32_t>((planes[b] >> lane & 1) << b);
-    }
-  }
-  for (size_t lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<int16_t>(values[lane]);
-}
 
 void TransposeLanesScalar(const int16_t* rounds, size_t channels, size_t stride, size_t lanes,
                           const uint8_t* token_of_lane, int16_t* out) {

@@ -1,5 +1,5 @@
 // The arithmetic of encoding and decoding a token's channels with a profile
-// (codec/profile_coder.h). The same bits on every machine: integers wrap, floats are added in the
+// (codec/tile_encoder.h). The same bits on every machine: integers wrap, floats are added in the
 // order given here and round after each operation, or once after a fused multiply-add where it says
 // so. Any thread.
 #pragma once
@@ -10,9 +10,12 @@
 
 namespace terrace::kernels {
 
-// Sum of a[i] * b[i], fused: element i goes to partial sum i % 16; then partial sums 8 apart are
-// added, 4 apart, 2 apart, and the last two.
-float Dot(const float* a, const float* b, size_t count);
+// Sums of row[i] * row[i], row[i] * a[i] and row[i] * b[i], each fused: element i goes to partial
+// sum i % 16; then partial sums 8 apart are added, 4 apart, 2 apart, and the last two.
+struct RowSums {
+  float squares = 0, a = 0, b = 0;
+};
+RowSums SumRow(const float* row, const float* a, const float* b, size_t count);
 
 // log2, piecewise linear between powers of two (error below 0.09). 0 gives -127.
 constexpr float RoughLog2(float value) {
@@ -20,12 +23,28 @@ constexpr float RoughLog2(float value) {
   return static_cast<float>(bits - 0x3f800000) * 0x1p-23f;
 }
 
-// out[k of block b] = sum over j of matrix[b][j][k] * in[j of block b], fused, in the order of j.
-void ApplyBlocks(const float* matrix, size_t channels, size_t block, const float* in, float* out);
+// row[j] = row[j] - mean[j], then divided by scale[j] unless that is null.
+void Centre(const float* mean, const float* scale, size_t count, float* row);
 
-// A matrix for ApplyIntegerBlocks: rows 2 p and 2 p + 1 of each block next to each other,
-// pairs[block][p][column][2], the second of the last pair 0 when the block is odd.
+// For each of `tokens` tokens, [token][channel]: out[k of block b] = sum over j of
+// matrix[b][j][k] * in[j of block b], fused, in the order of j.
+void ApplyBlocks(const float* matrix, size_t channels, size_t block, const float* in, size_t tokens,
+                 float* out);
+// The path of machines without AVX-512.
+void ApplyBlocksPlain(const float* matrix, size_t channels, size_t block, const float* in,
+                      size_t tokens, float* out);
+
+// out[j] = row[j] * scale, rounded to an integer, ties to even. Returns the sum of their
+// magnitudes, or kTooLarge when one is above 32767 or not a number; then out means nothing.
+constexpr uint32_t kTooLarge = 0xffffffff;
+uint32_t Quantise(const float* row, float scale, size_t count, int16_t* out);
+
+// A matrix for ApplyIntegerBlocks: of each block panels of 32 columns, the last one narrower, in
+// which rows 2 p and 2 p + 1 are next to each other, [block][panel][p][column][2]; the second of
+// the last pair is 0 when the block is odd.
 size_t PairedSize(size_t channels, size_t block);  // in values
+// Where matrix[k][j] of a block is.
+size_t PairedIndex(size_t block, size_t k, size_t j);
 void PairRows(const int16_t* matrix, size_t channels, size_t block, int16_t* pairs);
 
 // For each of `tokens` tokens, [token][channel]: out[j of block b] = sum over k of
@@ -37,13 +56,5 @@ void ApplyIntegerBlocksAvx2(const int16_t* pairs, size_t channels, size_t block,
                             size_t tokens, int32_t* out);
 void ApplyIntegerBlocksScalar(const int16_t* pairs, size_t channels, size_t block,
                               const int16_t* in, size_t tokens, int32_t* out);
-
-// out[j] = in[j] * (step * row_scale[j]) + mean[j]: in[j] and the second product rounded, the rest
-// fused.
-void Dequantise(const int32_t* in, size_t count, float step, const float* row_scale,
-                const float* mean, float* out);
-// The same of int16.
-void Dequantise(const int16_t* in, size_t count, float step, const float* row_scale,
-                const float* mean, float* out);
 
 }  // namespace terrace::kernels

@@ -1,4 +1,4 @@
-// From an engine's values to coefficients (codec/profile_coder.h, on a GPU): un-rotated, given
+// From an engine's values to coefficients (codec/tile_encoder.h, on a GPU): un-rotated, given
 // levels, transformed and rounded. A block of warps works on one tile of a layer, in three steps
 // with a barrier after each: items of LoadValues, of ChooseLevels, of Quantise.
 #pragma once

@@ -116,6 +116,75 @@ TEST(ChunkCodec, RawContainersGiveTheBytesBackInAnyOrderAndDtype) {
   }
 }
 
+// The same values, heads first.
+std::vector<uint8_t> HeadsFirst(const KvShape& shape, uint32_t section,
+                                const std::vector<uint8_t>& bytes) {
+  const size_t run = shape.Dim(section) * DtypeBytes(shape.dtype);
+  std::vector<uint8_t> out(bytes.size());
+  for (size_t t = 0; t < shape.tokens; ++t) {
+    for (size_t h = 0; h < shape.heads; ++h) {
+      std::copy_n(bytes.begin() + static_cast<ptrdiff_t>((t * shape.heads + h) * run), run,
+                  out.begin() + static_cast<ptrdiff_t>((h * shape.tokens + t) * run));
+    }
+  }
+  return out;
+}
+
+std::vector<std::vector<uint8_t>> EncodedAndDecoded(const Encoder& encoder, const Kv& kv) {
+  const auto container = encoder.Encode(kv.shape, -16, 1, 1, kv.Pointers());
+  EXPECT_TRUE(container.ok()) << container.status();
+  const auto decoder = Decoder::Make(*container, encoder.profile());
+  EXPECT_TRUE(decoder.ok()) << decoder.status();
+  std::vector<std::vector<uint8_t>> sections;
+  for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
+    sections.emplace_back(kv.shape.SectionBytes(s));
+    EXPECT_TRUE(decoder->Section(s, sections.back().data()).ok());
+  }
+  return sections;
+}
+
+// More tiles than are decoded in lockstep; heads that fill no vector; one wide head, as MLA has.
+TEST(ChunkCodec, BothOrdersOfAnyGeometryDecodeAlike) {
+  for (Transform transform : {Transform::kChannel, Transform::kHead}) {
+    for (const auto& [heads, dim, tokens] :
+         {std::tuple{3u, 80u, 1200u}, std::tuple{1u, 576u, 150u}, std::tuple{2u, 6u, 257u}}) {
+      const testing::ProfileParameters of{transform, 2, 1, heads, dim, dim / 2, 7};
+      const auto encoder = EncoderOf(of);
+      const Kv kv = RandomKv(of, tokens, Dtype::kBf16, KvOrder::kTokenMajor);
+      Kv by_head = kv;
+      by_head.shape.order = KvOrder::kHeadMajor;
+      for (uint32_t s = 0; s < 2; ++s) {
+        by_head.sections[s] = HeadsFirst(kv.shape, s, kv.sections[s]);
+      }
+      const auto decoded = EncodedAndDecoded(*encoder, kv);
+      const auto decoded_by_head = EncodedAndDecoded(*encoder, by_head);
+      for (uint32_t s = 0; s < 2; ++s) {
+        EXPECT_EQ(HeadsFirst(kv.shape, s, decoded[s]), decoded_by_head[s]) << dim << " " << s;
+      }
+    }
+  }
+}
+
+TEST(ChunkCodec, TokensWithValuesThatAreNotFiniteComeBackAsTheyWere) {
+  const testing::ProfileParameters of{Transform::kHead, 1, 1, 2, 64, 64, 7};
+  const auto encoder = EncoderOf(of);
+  Kv kv = RandomKv(of, 140, Dtype::kBf16, KvOrder::kTokenMajor);
+  const size_t row = 2 * 64 * 2;
+  for (const auto& [token, bits] :
+       {std::pair<size_t, uint16_t>{0, 0x7fc1}, std::pair<size_t, uint16_t>{77, 0xff80},
+        std::pair<size_t, uint16_t>{139, 0xffff}}) {
+    std::memcpy(&kv.sections[token % 2][token * row + 10], &bits, sizeof bits);
+  }
+  const auto decoded = EncodedAndDecoded(*encoder, kv);
+  for (uint32_t s = 0; s < 2; ++s) {
+    for (size_t token : {0, 77, 139}) {
+      EXPECT_TRUE(std::equal(decoded[s].begin() + static_cast<ptrdiff_t>(token * row),
+                             decoded[s].begin() + static_cast<ptrdiff_t>((token + 1) * row),
+                             kv.sections[s].begin() + static_cast<ptrdiff_t>(token * row)));
+    }
+  }
+}
+
 TEST(ChunkCodec, OtherDtypesAndGeometriesAreRefusedByName) {
   const auto encoder = EncoderOf({});
   Kv kv = RandomKv({}, 10, Dtype::kF16, KvOrder::kTokenMajor);

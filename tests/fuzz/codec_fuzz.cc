@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "codec/chunk_codec.h"
-#include "codec/profile_coder.h"
 #include "codec/section_writer.h"
+#include "codec/tile_decoder.h"
 #include "tests/support/codec_profile.h"
 
 namespace {
@@ -46,15 +46,19 @@ void FuzzTile(const Profile& profile, std::span<const uint8_t> bytes) {
   if (bytes.size() < 2) return;
   const uint32_t tokens = 1 + bytes[0] % terrace::codec::kTileTokens, section = bytes[1] % 2;
   const std::vector<uint8_t> tile(bytes.begin() + 2, bytes.end());
-  terrace::codec::TileDecoder decoder;
-  if (!decoder.Start(profile, section, -16, tokens, 2, tile).ok()) return;
-  terrace::kernels::RansDecode(profile.tables(), decoder.shape(), {decoder.stream(), 1});
-  if (!decoder.Finish().ok()) return;
-  constexpr uint32_t kBatch = terrace::codec::TileDecoder::kBatch;
-  std::vector<float> rows(size_t{kBatch} * profile.section(section).channels);
-  for (uint32_t t = 0; t < tokens; t += kBatch) {
-    decoder.Tokens(t, std::min(kBatch, tokens - t), rows.data());
+  const std::span<const uint8_t> tiles[] = {tile};
+  const uint32_t heads = profile.heads(), dim = section == 0 ? profile.k_dim() : profile.v_dim();
+  std::vector<uint8_t> out(size_t{tokens} * heads * dim * 2);
+  const std::vector<float> turns(size_t{tokens} * profile.rotary_dim() / 2);
+  terrace::codec::SectionOutput to{out.data(), terrace::Dtype::kBf16, heads, dim};
+  to.token_stride = size_t{heads} * dim * 2;
+  to.head_stride = size_t{dim} * 2;
+  if (section == 0) {
+    to.pairing = profile.pairing();
+    to.rotary_dim = profile.rotary_dim();
   }
+  to.cosines = to.sines = turns.data();
+  (void)terrace::codec::TileDecoder(profile, section, -16, to).Decode(0, tokens, tiles);
 }
 
 void FuzzContainer(const std::shared_ptr<const Profile>& profile, std::vector<uint8_t> bytes) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -30,6 +31,25 @@ TEST(FloatFormat, BfloatsBelowTheSmallestNormalFloatAreZero) {
   EXPECT_EQ(ByRows(0x1.fffffcp-127f), 0x0000);  // would round up to 2^-126
   EXPECT_EQ(ByRows(-0x1p-127f), 0x8000);
   EXPECT_EQ(ByRows(-0.0f), 0x8000);
+}
+
+TEST(FloatFormat, EveryHalfComesBack) {
+  std::vector<uint16_t> halves(65536);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+  std::vector<float> floats(halves.size());
+  FloatsOfF16(halves.data(), halves.size(), floats.data());
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const int exponent = static_cast<int>(i >> 10 & 31), mantissa = static_cast<int>(i & 1023);
+    if (exponent == 31 && mantissa != 0) {
+      EXPECT_TRUE(std::isnan(floats[i]));
+      continue;
+    }
+    const float magnitude = exponent == 31  ? std::numeric_limits<float>::infinity()
+                            : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                            : std::ldexp(1024.0f + mantissa, exponent - 25);
+    EXPECT_EQ(floats[i], i < 32768 ? magnitude : -magnitude);
+    EXPECT_EQ(F16OfFloat(floats[i]), i);
+  }
 }
 
 }  // namespace

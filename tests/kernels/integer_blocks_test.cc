@@ -26,8 +26,8 @@ std::vector<int32_t> Defined(const std::vector<int16_t>& matrix, size_t channels
 
 TEST(IntegerBlocks, EveryImplementationGivesTheDefinedSums) {
   std::mt19937 random(4);
-  for (size_t block : {1, 2, 3, 8, 15, 16, 17, 24, 64, 80}) {
-    for (size_t tokens : {1, 3, 4, 9}) {
+  for (size_t block : {1, 2, 3, 8, 15, 16, 17, 24, 33, 64, 80, 97, 128}) {
+    for (size_t tokens : {1, 3, 4, 9, 40}) {
       const size_t channels = 3 * block;
       std::vector<int16_t> matrix(channels * block), in(tokens * channels);
       const bool extreme = tokens == 3;  // sums that wrap

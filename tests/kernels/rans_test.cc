@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/checksum.h"
+#include "kernels/rans_decoder.h"
 
 namespace terrace::kernels {
 namespace {
@@ -198,6 +199,44 @@ TEST(Rans, RoundTripsLongStreamsAndPartialChannels) {
     std::vector<Tile> tiles;
     for (int i = 0; i < 7; ++i) tiles.push_back(RandomTile(*bank.tables, shape, random));
     ExpectRoundTrip(*bank.tables, shape, tiles);
+  }
+}
+
+TEST(Rans, ADecoderGivesTheSameSomeRoundsAtATime) {
+  const Bank bank(5);
+  std::mt19937 random(6);
+  const RansShape shape{3 * 41, 3, 17};
+  for (auto decode : {rans::FastestDecodeRounds(), rans::DecodeRounds{rans::DecodeRoundsScalar}}) {
+    for (size_t streams = 1; streams <= RansDecoder::kTogether; ++streams) {
+      RansDecoder decoder(*bank.tables, shape, decode);
+      std::vector<Tile> tiles;
+      for (size_t k = 0; k < streams; ++k) {
+        tiles.push_back(RandomTile(*bank.tables, shape, random));
+      }
+      ASSERT_TRUE(Encode(RansEncodeScalar, *bank.tables, shape, &tiles));
+      for (size_t k = 0; k < streams; ++k) {
+        EXPECT_TRUE(decoder.Add(tiles[k].data.data(), tiles[k].data.size()));
+      }
+      EXPECT_FALSE(decoder.Add(tiles[0].data.data(), 63));
+      std::vector<Bytes> decoded(streams, Bytes(shape.rounds * kRansLanes));
+      for (size_t round = 0; round < shape.rounds;) {
+        const size_t some = std::min<size_t>(1 + random() % 30, shape.rounds - round);
+        std::vector<const uint8_t*> schedules;
+        std::vector<uint8_t*> symbols;
+        for (size_t k = 0; k < streams; ++k) {
+          EXPECT_FALSE(decoder.Ended(k));
+          schedules.push_back(tiles[k].schedule.data() + round);
+          symbols.push_back(decoded[k].data() + round * kRansLanes);
+        }
+        ASSERT_TRUE(decoder.Decode(some, schedules.data(), symbols.data()));
+        round += some;
+      }
+      for (size_t k = 0; k < streams; ++k) {
+        EXPECT_TRUE(decoder.Ended(k));
+        EXPECT_EQ(decoded[k], tiles[k].symbols);
+      }
+      EXPECT_FALSE(decoder.Decode(1, nullptr, nullptr));
+    }
   }
 }
 

@@ -29,22 +29,5 @@ TEST(TileLayout, TransposesLikeTheScalarOne) {
   }
 }
 
-TEST(TileLayout, CoefficientsAreSymbolsAndLowBits) {
-  std::mt19937 random(6);
-  for (uint32_t bits = 0; bits <= 9; ++bits) {
-    uint8_t symbols[32];
-    uint32_t planes[9] = {};
-    int16_t wanted[32], out[32];
-    for (uint32_t lane = 0; lane < 32; ++lane) {
-      symbols[lane] = random() % 31;
-      const int32_t low = random() % (1 << bits), half = (1 << bits) >> 1;
-      for (uint32_t b = 0; b < bits; ++b) planes[b] |= (low >> b & 1u) << lane;
-      wanted[lane] = static_cast<int16_t>((symbols[lane] - 15) * (1 << bits) - half + low);
-    }
-    CoefficientsOfSymbols(symbols, bits, planes, out);
-    EXPECT_TRUE(std::equal(out, out + 32, wanted)) << bits;
-  }
-}
-
 }  // namespace
 }  // namespace terrace::kernels

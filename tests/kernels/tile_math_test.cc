@@ -2,46 +2,72 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
+#include <cmath>
+#include <limits>
+#include <random>
 #include <vector>
-
-#include "kernels/rope.h"
 
 namespace terrace::kernels {
 namespace {
 
-TEST(TileMath, AValueIsRoundedOnceAfterItsScale) {
-  // 3 * (1 + 2^-23) - 3 is 3 * 2^-23; a product rounded by itself gives another value.
-  const float step = 0x1.000002p0f, scale = 1, mean = -3;
-  for (size_t count : {1, 15, 16, 17, 100}) {
-    const std::vector<int16_t> shorts(count, 3);
-    const std::vector<int32_t> ints(count, 3);
-    const std::vector<float> scales(count, scale), means(count, mean);
-    std::vector<float> of_shorts(count), of_ints(count);
-    Dequantise(shorts.data(), count, step, scales.data(), means.data(), of_shorts.data());
-    Dequantise(ints.data(), count, step, scales.data(), means.data(), of_ints.data());
-    EXPECT_EQ(of_shorts, std::vector<float>(count, 0x3p-23f));
-    EXPECT_EQ(of_ints, of_shorts);
+std::vector<float> Normal(size_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+float DefinedSum(const std::vector<float>& a, const std::vector<float>& b) {
+  float sums[16] = {};
+  for (size_t i = 0; i < a.size(); ++i) sums[i % 16] = std::fma(a[i], b[i], sums[i % 16]);
+  for (size_t half = 8; half != 0; half /= 2) {
+    for (size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  }
+  return sums[0];
+}
+
+TEST(TileMath, RowsAreSummedInTheDefinedOrder) {
+  for (size_t count : {1, 15, 16, 17, 100, 1024}) {
+    const auto row = Normal(count, 1), a = Normal(count, 2), b = Normal(count, 3);
+    const RowSums sums = SumRow(row.data(), a.data(), b.data(), count);
+    EXPECT_EQ(sums.squares, DefinedSum(row, row));
+    EXPECT_EQ(sums.a, DefinedSum(row, a));
+    EXPECT_EQ(sums.b, DefinedSum(row, b));
   }
 }
 
-TEST(TileMath, ARotationRoundsTheProductsWithTheSineOnly) {
-  const float c = 0x1.000002p0f, s = 0.5f, x = 0x1.000002p0f, y = 0x1.000004p1f;
-  const float turned_x = __builtin_fmaf(x, c, -(y * s)), turned_y = __builtin_fmaf(y, c, x * s);
-  EXPECT_NE(turned_x, x * c - y * s);
-  for (RopePairing pairing : {RopePairing::kHalf, RopePairing::kInterleaved}) {
-    for (size_t pairs : {1, 7, 16, 33}) {
-      const std::vector<Turn> turns(pairs, Turn{c, s});
-      std::vector<float> head(2 * pairs), wanted(2 * pairs);
-      for (size_t i = 0; i < pairs; ++i) {
-        const bool half = pairing == RopePairing::kHalf;
-        const size_t first = half ? i : 2 * i, second = half ? i + pairs : 2 * i + 1;
-        head[first] = x, head[second] = y;
-        wanted[first] = turned_x, wanted[second] = turned_y;
+TEST(TileMath, BlocksAreSummedInTheOrderOfChannels) {
+  for (size_t block : {1, 3, 16, 31, 33, 64, 80}) {
+    for (size_t tokens : {1, 7, 8, 11}) {
+      const size_t channels = 2 * block;
+      const auto matrix = Normal(channels * block, 1), in = Normal(tokens * channels, 2);
+      std::vector<float> wanted(in.size()), out(in.size()), plain(in.size());
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        const size_t k = i % block, first = i - k, row = i % channels - k;
+        for (size_t j = 0; j < block; ++j) {
+          wanted[i] = std::fma(matrix[(row + j) * block + k], in[first + j], wanted[i]);
+        }
       }
-      Rotate(head.data(), 1, 2 * pairs, 2 * pairs, pairing, turns.data(), false);
-      EXPECT_EQ(head, wanted) << pairs;
+      ApplyBlocks(matrix.data(), channels, block, in.data(), tokens, out.data());
+      ApplyBlocksPlain(matrix.data(), channels, block, in.data(), tokens, plain.data());
+      EXPECT_EQ(out, wanted) << block;
+      EXPECT_EQ(plain, wanted) << block;
     }
+  }
+}
+
+TEST(TileMath, QuantisingRoundsToEvenAndSaysWhatDoesNotFit) {
+  const std::vector<float> row = {0.25f, 0.75f, -0.25f, -1.25f, 16383.5f, -16383.5f, 1e-30f};
+  std::vector<int16_t> out(row.size());
+  EXPECT_EQ(Quantise(row.data(), 2, row.size(), out.data()), 2u + 2u + 2 * 32767u);
+  EXPECT_EQ(out, (std::vector<int16_t>{0, 2, 0, -2, 32767, -32767, 0}));
+  for (float bad : {16384.0f, -1e30f, std::numeric_limits<float>::infinity(),
+                    std::numeric_limits<float>::quiet_NaN()}) {
+    std::vector<float> with(40, 1);
+    with[33] = bad;
+    out.resize(with.size());
+    EXPECT_EQ(Quantise(with.data(), 2, with.size(), out.data()), kTooLarge) << bad;
   }
 }
 

@@ -58,7 +58,7 @@ def decoded_by_reader(container: bytes, profile: bytes | None = None) -> bytes:
 @pytest.mark.parametrize("pairing", ["none", "half", "interleaved"])
 @pytest.mark.parametrize(("tokens", "dtype", "lambda16"), [
     (1, "bfloat16", -16), (31, "float16", -40), (32, "float32", 0), (129, "bfloat16", -70),
-    (200, "float16", -200)])
+    (200, "float16", -200), (1200, "bfloat16", -30)])
 def test_an_independent_reader_agrees_bit_for_bit(transform, pairing, tokens, dtype, lambda16):
     shape = Shape(2, 2, 16, 8, tokens, position=77777, dtype=dtype, head_major=tokens % 2 == 0)
     profile = make_profile(transform, pairing)

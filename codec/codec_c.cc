@@ -14,6 +14,7 @@ using terrace::codec::KvShape;
 
 struct terrace_codec {
   std::shared_ptr<const Encoder> encoder;
+  std::vector<uint8_t> profile;
 };
 
 namespace {
@@ -88,11 +89,12 @@ absl::Status HandOver(const std::vector<uint8_t>& bytes, void** out, size_t* out
 
 int terrace_codec_open(const void* profile, size_t bytes, terrace_codec** codec) {
   return Guarded([&]() -> absl::Status {
-    auto parsed = terrace::codec::Profile::Parse({static_cast<const uint8_t*>(profile), bytes});
+    const auto* given = static_cast<const uint8_t*>(profile);
+    auto parsed = terrace::codec::Profile::Parse({given, bytes});
     if (!parsed.ok()) return parsed.status();
     auto encoder = Encoder::Make(*std::move(parsed));
     if (!encoder.ok()) return encoder.status();
-    *codec = new terrace_codec{*std::move(encoder)};
+    *codec = new terrace_codec{*std::move(encoder), {given, given + bytes}};
     return absl::OkStatus();
   });
 }
@@ -101,14 +103,17 @@ void terrace_codec_close(terrace_codec* codec) { delete codec; }
 
 int terrace_codec_encode(const char* name, const terrace_codec* codec,
                          const terrace_codec_shape* shape, int32_t lambda16, uint32_t raw_head,
-                         uint32_t raw_tail, const void* kv, void** container,
+                         uint32_t raw_tail, uint32_t options, const void* kv, void** container,
                          size_t* container_bytes) {
   return Guarded([&]() -> absl::Status {
     const KvShape of = ShapeOf(*shape);
     if (absl::Status status = terrace::codec::CheckShape(of); !status.ok()) return status;
     const Encoder* encoder = codec == nullptr ? nullptr : codec->encoder.get();
-    auto encoded = terrace::codec::Encode(
-        name, {of, SectionsOf(of, kv), encoder, lambda16, raw_head, raw_tail});
+    const std::vector<const uint8_t*> sections = SectionsOf(of, kv);
+    terrace::codec::EncodeRequest request{of, sections, encoder, lambda16, raw_head, raw_tail};
+    request.refined = (options & TERRACE_CODEC_REFINED) != 0;
+    if ((options & TERRACE_CODEC_EMBED) != 0 && codec != nullptr) request.embed = codec->profile;
+    auto encoded = terrace::codec::Encode(name, request);
     if (!encoded.ok()) return encoded.status();
     return HandOver(*encoded, container, container_bytes);
   });

@@ -28,13 +28,20 @@ TERRACE_CODEC_EXPORT int terrace_codec_open(const void* profile, size_t bytes,
                                             terrace_codec** codec);
 TERRACE_CODEC_EXPORT void terrace_codec_close(terrace_codec* codec);
 
-/* name: "raw", "lossless-fast", "lossless", "profile" or "zstd"; codec, lambda16, raw_head and
- * raw_tail are for "profile" alone, and codec may be NULL for the others. kv: the sections (layer 0
- * K, layer 0 V, ...) one after the other. The container is freed with terrace_codec_free. */
+/* Options of "profile": a refinement to a third of the step, which may be cut off; the profile
+ * itself in the container, which then decodes without. */
+#define TERRACE_CODEC_REFINED 1u
+#define TERRACE_CODEC_EMBED 2u
+
+/* name: "raw", "lossless-fast", "lossless", "profile" or "zstd"; codec, lambda16, raw_head,
+ * raw_tail and options are for "profile" alone, and codec may be NULL for the others. kv: the
+ * sections (layer 0 K, layer 0 V, ...) one after the other. The container is freed with
+ * terrace_codec_free. */
 TERRACE_CODEC_EXPORT int terrace_codec_encode(const char* name, const terrace_codec* codec,
                                               const terrace_codec_shape* shape, int32_t lambda16,
-                                              uint32_t raw_head, uint32_t raw_tail, const void* kv,
-                                              void** container, size_t* container_bytes);
+                                              uint32_t raw_head, uint32_t raw_tail,
+                                              uint32_t options, const void* kv, void** container,
+                                              size_t* container_bytes);
 /* codec may be NULL for a container that needs no profile. kv_bytes: the room at kv, which must be
  * what the shape says. */
 TERRACE_CODEC_EXPORT int terrace_codec_decode(const terrace_codec* codec, const void* container,

@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kMagic[8] = {'T', 'K', 'V', 'C', 'H', 'U', 'N', 'K'};
 constexpr uint32_t kFixedBytes = 128;
-constexpr uint32_t kPlaceBytes = 16, kTilePlaceBytes = 8;
+constexpr uint32_t kTilePlaceBytes = 8;
 
 class ByteWriter {
  public:
@@ -75,7 +75,7 @@ uint64_t HeaderBytes(const KvShape& shape) {
   return kFixedBytes + uint64_t{kPlaceBytes} * shape.Sections();
 }
 
-void WriteHeader(const ChunkHeader& header, const SectionPlace& tables,
+void WriteHeader(const ChunkHeader& header, const Extras& extras,
                  std::span<const SectionPlace> sections, uint8_t* out) {
   const KvShape& shape = header.shape;
   const uint64_t bytes = HeaderBytes(shape);
@@ -98,12 +98,38 @@ void WriteHeader(const ChunkHeader& header, const SectionPlace& tables,
     writer.Put<uint32_t>(field);
   }
   writer.PutBytes(header.profile.data(), header.profile.size());
-  PutPlace(tables, &writer);
-  writer = ByteWriter(out + kFixedBytes);
-  for (const SectionPlace& place : sections) PutPlace(place, &writer);
+  PutPlace(extras.tables, &writer);
+  PutPlace(extras.refinement, &writer);
+  WritePlaces(sections, out + kFixedBytes);
   const uint32_t crc = HeaderCrc(out, bytes);
   std::memcpy(out + 12, &crc, sizeof crc);
 }
+
+void WritePlaces(std::span<const SectionPlace> sections, uint8_t* out) {
+  ByteWriter writer(out);
+  for (const SectionPlace& place : sections) PutPlace(place, &writer);
+}
+
+namespace {
+
+// The places of refined sections, where they are.
+absl::Status ParseRefinement(std::span<const uint8_t> container, const SectionPlace& place,
+                             ParsedChunk* chunk) {
+  if (place.bytes == 0 || !IsWithin(place, container)) return absl::OkStatus();
+  const uint32_t sections = chunk->header.shape.Sections();
+  if (chunk->header.codec != CodecId::kProfile || place.bytes != kPlaceBytes * sections) {
+    return Bad("refinement", "a place a section, and of codec 3");
+  }
+  const auto bytes = container.subspan(place.offset, place.bytes);
+  if (kernels::Crc32c(bytes.data(), bytes.size()) != place.crc) {
+    return absl::DataLossError("directory of the refinement: checksum does not match");
+  }
+  ByteReader reader(bytes);
+  for (uint32_t s = 0; s < sections; ++s) chunk->refined.push_back(ReadPlace(&reader));
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container) {
   if (container.size() < kFixedBytes || std::memcmp(container.data(), kMagic, sizeof kMagic) != 0) {
@@ -138,6 +164,7 @@ absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container) {
   }
   reader.Copy(parsed.header.profile.data(), parsed.header.profile.size());
   parsed.tables = ReadPlace(&reader);
+  const SectionPlace refinement = ReadPlace(&reader);
   if (absl::Status status = CheckShape(shape); !status.ok()) return status;
   if (parsed.header.lambda16 < -kMaxLambda16 || parsed.header.lambda16 > kMaxLambda16) {
     return Bad("lambda16", "-1024 .. 1024");
@@ -147,6 +174,8 @@ absl::StatusOr<ParsedChunk> ParseHeader(std::span<const uint8_t> container) {
   for (uint32_t s = 0; s < shape.Sections(); ++s) {
     parsed.sections.push_back(ReadPlace(&reader));
   }
+  absl::Status status = ParseRefinement(container, refinement, &parsed);
+  if (!status.ok()) return status;
   return parsed;
 }
 
@@ -162,22 +191,37 @@ absl::StatusOr<std::span<const uint8_t>> TablesOf(std::span<const uint8_t> conta
 
 absl::StatusOr<SectionTiles> SectionTiles::Find(std::span<const uint8_t> container,
                                                 const ParsedChunk& chunk, uint32_t section) {
+  const SectionPlace& place = chunk.sections[section];
+  if (!IsWithin(place, container)) {
+    return absl::DataLossError(absl::StrCat("section ", section, ": cut off"));
+  }
+  return Parse(container.subspan(place.offset, place.bytes), chunk.header.shape.Tiles(), place.crc,
+               section);
+}
+
+absl::StatusOr<SectionTiles> SectionTiles::FindRefined(std::span<const uint8_t> container,
+                                                       const ParsedChunk& chunk, uint32_t section) {
+  if (chunk.refined.empty() || !IsWithin(chunk.refined[section], container)) return SectionTiles();
+  const SectionPlace& place = chunk.refined[section];
+  return Parse(container.subspan(place.offset, place.bytes), chunk.header.shape.Tiles(), place.crc,
+               section);
+}
+
+absl::StatusOr<SectionTiles> SectionTiles::Parse(std::span<const uint8_t> bytes, uint32_t count,
+                                                 uint32_t table_crc, uint32_t section) {
   const auto lost = [section](absl::string_view what) {
     return absl::DataLossError(absl::StrCat("section ", section, ": ", what));
   };
-  const SectionPlace& place = chunk.sections[section];
-  if (!IsWithin(place, container)) return lost("cut off");
-  const std::span<const uint8_t> bytes = container.subspan(place.offset, place.bytes);
-  const uint64_t table_bytes = uint64_t{kTilePlaceBytes} * chunk.header.shape.Tiles();
+  const uint64_t table_bytes = uint64_t{kTilePlaceBytes} * count;
   if (table_bytes > bytes.size()) return lost("shorter than its tile table");
-  if (kernels::Crc32c(bytes.data(), table_bytes) != place.crc) {
+  if (kernels::Crc32c(bytes.data(), table_bytes) != table_crc) {
     return lost("checksum of its tile table does not match");
   }
   ByteReader reader(bytes.first(table_bytes));
   SectionTiles tiles;
   tiles.section_ = section;
   uint64_t at = table_bytes;
-  for (uint32_t t = 0; t < chunk.header.shape.Tiles(); ++t) {
+  for (uint32_t t = 0; t < count; ++t) {
     const auto tile_bytes = reader.Read<uint32_t>(), crc = reader.Read<uint32_t>();
     if (tile_bytes > bytes.size() - at) return lost(absl::StrCat("tile ", t, " is cut off"));
     tiles.tiles_.push_back({bytes.subspan(at, tile_bytes), crc});

@@ -49,14 +49,24 @@ absl::Status CheckShape(const KvShape& shape);
 
 uint64_t HeaderBytes(const KvShape& shape);
 
+// What lies beside the sections.
+struct Extras {
+  SectionPlace tables;      // of the codec, or the profile itself
+  SectionPlace refinement;  // the directory of refined sections; behind all that is needed without
+};
+
 // Writes the header and the directory to HeaderBytes() bytes.
-void WriteHeader(const ChunkHeader& header, const SectionPlace& tables,
+void WriteHeader(const ChunkHeader& header, const Extras& extras,
                  std::span<const SectionPlace> sections, uint8_t* out);
+// Writes sections.size() places, as the directory holds them.
+void WritePlaces(std::span<const SectionPlace> sections, uint8_t* out);
+inline constexpr uint32_t kPlaceBytes = 16;
 
 struct ParsedChunk {
   ChunkHeader header;
   SectionPlace tables;
   std::vector<SectionPlace> sections;
+  std::vector<SectionPlace> refined;  // of each section; empty when there is none, or it is cut off
 };
 // InvalidArgument when this is no container or a field is out of range; FailedPrecondition on an
 // unknown major version; DataLoss when it is cut off or its checksum does not match. Allocates no
@@ -75,11 +85,18 @@ class SectionTiles {
   // DataLoss naming the section.
   static absl::StatusOr<SectionTiles> Find(std::span<const uint8_t> container,
                                            const ParsedChunk& chunk, uint32_t section);
+  // Of its refinement; without tiles when there is none, or it is cut off.
+  static absl::StatusOr<SectionTiles> FindRefined(std::span<const uint8_t> container,
+                                                  const ParsedChunk& chunk, uint32_t section);
+  bool empty() const { return tiles_.empty(); }
   uint32_t section() const { return section_; }
   // DataLoss naming section and tile when the checksum does not match.
   absl::StatusOr<std::span<const uint8_t>> At(uint32_t tile) const;
 
  private:
+  static absl::StatusOr<SectionTiles> Parse(std::span<const uint8_t> bytes, uint32_t tiles,
+                                            uint32_t table_crc, uint32_t section);
+
   struct Tile {
     std::span<const uint8_t> bytes;
     uint32_t crc;

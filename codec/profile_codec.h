@@ -27,6 +27,7 @@ class Encoder {
   // sections[s]: the bytes of section s, shape.SectionBytes(s) long. 16 log2 of the step: lambda16;
   // the first raw_head and last raw_tail tokens are kept as they are. InvalidArgument for a dtype
   // other than float32, float16 and bfloat16; FailedPrecondition for another geometry.
+  absl::StatusOr<std::vector<uint8_t>> Encode(const EncodeRequest& request) const;
   absl::StatusOr<std::vector<uint8_t>> Encode(const KvShape& shape, int32_t lambda16,
                                               uint32_t raw_head, uint32_t raw_tail,
                                               std::span<const uint8_t* const> sections) const;

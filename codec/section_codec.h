@@ -15,13 +15,19 @@ namespace terrace::codec {
 
 class Encoder;  // codec/profile_codec.h
 
-// What to encode. The last four fields are for codecs that need a profile; see Encoder::Encode.
+// What to encode. All but the first two fields are for codecs that need a profile; see
+// Encoder::Encode.
 struct EncodeRequest {
   KvShape shape;
   std::span<const uint8_t* const> sections;  // [s]: shape.SectionBytes(s) bytes
   const Encoder* profile = nullptr;
   int32_t lambda16 = 0;
   uint32_t raw_head = 0, raw_tail = 0;
+  // Adds what makes the step a third, behind all else: cut off there, or anywhere behind, the
+  // container decodes to what it holds.
+  bool refined = false;
+  // The profile's bytes, to go with the container, which then decodes without; else empty.
+  std::span<const uint8_t> embed = {};
 };
 
 // Decodes the sections of one container. Immutable; threads may share it.

@@ -31,8 +31,9 @@ class SectionWriter {
   size_t tile_ = 0;
 };
 
-// `tables`: what the codec keeps beside the sections.
+// `tables`: what the codec keeps beside the sections. `refined`: their refinement, behind all else.
 std::vector<uint8_t> Assemble(const ChunkHeader& header, const std::vector<SectionWriter>& sections,
-                              std::span<const uint8_t> tables = {});
+                              std::span<const uint8_t> tables = {},
+                              const std::vector<SectionWriter>& refined = {});
 
 }  // namespace terrace::codec

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "codec/container.h"
+#include "codec/refinement.h"
 #include "kernels/tile_math.h"
 
 namespace terrace::codec {
@@ -64,13 +65,16 @@ TileDecoder::TileDecoder(const Profile& profile, uint32_t section, int32_t lambd
 TileDecoder::~TileDecoder() = default;
 
 absl::Status TileDecoder::Decode(uint32_t first_tile, uint32_t tokens,
-                                 std::span<const std::span<const uint8_t>> tiles) {
+                                 std::span<const std::span<const uint8_t>> tiles,
+                                 std::span<const std::span<const uint8_t>> refined) {
   const kernels::RansShape shape = TilePlan::ShapeOf(tokens, section_.channels);
   const auto groups = static_cast<uint32_t>(shape.rounds_per_channel);
-  Reserve(tiles.size(), groups);
+  Reserve(tiles.size(), groups, !refined.empty());
   kernels::RansDecoder rans(profile_.tables(), shape);
+  kernels::RansDecoder finer(RefinementTables(),
+                             TilePlan::RefinedShapeOf(tokens, section_.channels));
   std::array<const uint8_t*, kTogether> schedules;
-  std::array<uint8_t*, kTogether> symbols;
+  std::array<uint8_t*, kTogether> symbols, digits{};
   static constexpr uint8_t kLevelTables[kMaxGroups] = {kLevelTable, kLevelTable, kLevelTable,
                                                        kLevelTable};
   const auto in_tile = [&](size_t i, const absl::Status& status) {
@@ -82,13 +86,17 @@ absl::Status TileDecoder::Decode(uint32_t first_tile, uint32_t tokens,
     if (status.ok() && !rans.Add(tiles_[i].stream.data(), tiles_[i].stream.size())) {
       status = absl::DataLossError("its rANS stream is cut off");
     }
+    if (status.ok() && !refined.empty() && !finer.Add(refined[i].data(), refined[i].size())) {
+      status = absl::DataLossError("its refinement is cut off");
+    }
     if (!status.ok()) return in_tile(i, status);
+    if (!refined.empty()) digits[i] = digits_.get() + i * symbols_each_;
     schedules[i] = kLevelTables;
     symbols[i] = symbols_.get() + i * symbols_each_;
   }
   rans.Decode(groups, schedules.data(), symbols.data());
   for (size_t i = 0; i < tiles.size(); ++i) {
-    const absl::Status status = SetLevels(symbols[i], &tiles_[i]);
+    const absl::Status status = SetLevels(symbols[i], !refined.empty(), &tiles_[i]);
     if (!status.ok()) return in_tile(i, status);
     WriteRaw(tiles_[i]);
   }
@@ -98,17 +106,26 @@ absl::Status TileDecoder::Decode(uint32_t first_tile, uint32_t tokens,
       schedules[i] = tiles_[i].plan->schedule().data() + (1 + first) * groups;
     }
     rans.Decode(size_t{channels} * groups, schedules.data(), symbols.data());
+    if (!refined.empty()) {
+      finer.Decode(size_t{channels} * groups, schedules.data(), digits.data());
+    }
     for (size_t i = 0; i < tiles.size(); ++i) {
       const absl::Status status = TakeRange(first, channels, symbols[i], &tiles_[i]);
       if (!status.ok()) return in_tile(i, status);
       for (uint32_t c = first; c < first + channels; c += together_) {
-        const uint8_t* of = symbols[i] + size_t{c - first} * groups * kRansLanes;
-        for (uint32_t g = 0; g < groups; ++g) WriteGroup(tiles_[i], g, c, of);
+        const size_t at = size_t{c - first} * groups * kRansLanes;
+        for (uint32_t g = 0; g < groups; ++g) {
+          WriteGroup(tiles_[i], g, c, symbols[i] + at,
+                     digits[i] == nullptr ? nullptr : digits[i] + at);
+        }
       }
     }
   }
   for (size_t i = 0; i < tiles.size(); ++i) {
     if (!rans.Ended(i)) return in_tile(i, absl::DataLossError("its rANS stream is damaged"));
+    if (!refined.empty() && !finer.Ended(i)) {
+      return in_tile(i, absl::DataLossError("its refinement is damaged"));
+    }
     if (!tiles_[i].escapes.empty()) {
       return in_tile(i, absl::DataLossError("more escapes than its symbols say"));
     }
@@ -116,12 +133,17 @@ absl::Status TileDecoder::Decode(uint32_t first_tile, uint32_t tokens,
   return absl::OkStatus();
 }
 
-void TileDecoder::Reserve(size_t tiles, uint32_t groups) {
+void TileDecoder::Reserve(size_t tiles, uint32_t groups, bool refined) {
   const size_t each = std::max(size_t{range_}, size_t{1}) * groups * kRansLanes;
   if (tiles > tiles_.size() || each > symbols_each_) {
     tiles_.resize(std::max(tiles, tiles_.size()));
     symbols_each_ = std::max(each, symbols_each_);
     symbols_ = std::make_unique_for_overwrite<uint8_t[]>(tiles_.size() * symbols_each_);
+    digits_.reset();
+  }
+  if (refined && digits_ == nullptr) {
+    digits_ = std::make_unique_for_overwrite<uint8_t[]>(tiles_.size() * symbols_each_);
+    digit_rows_ = std::make_unique_for_overwrite<int8_t[]>(kRansLanes * together_);
   }
 }
 
@@ -141,7 +163,7 @@ absl::Status TileDecoder::Parse(uint32_t first_token, uint32_t tokens,
   return absl::OkStatus();
 }
 
-absl::Status TileDecoder::SetLevels(const uint8_t* symbols, Tile* tile) const {
+absl::Status TileDecoder::SetLevels(const uint8_t* symbols, bool refined, Tile* tile) const {
   for (uint32_t t = 0; t < tile->tokens; ++t) {
     tile->levels[t] = static_cast<int8_t>(symbols[t] + kRawLevel);
   }
@@ -152,9 +174,9 @@ absl::Status TileDecoder::SetLevels(const uint8_t* symbols, Tile* tile) const {
     const uint8_t in_tile = tile->plan->order()[i];
     const size_t token = tile->first_token + in_tile;
     tile->raw_tokens += tile->levels[in_tile] == kRawLevel;
-    tile->places[i] = {PowerOf16th(lambda16_ - 4 * tile->levels[in_tile]),
-                       output_.cosines + token * pairs, output_.sines + token * pairs,
-                       output_.bytes + token * output_.token_stride};
+    const float step = PowerOf16th(lambda16_ - 4 * tile->levels[in_tile]);
+    tile->places[i] = {refined ? step / 3 : step, output_.cosines + token * pairs,
+                       output_.sines + token * pairs, output_.bytes + token * output_.token_stride};
   }
   const size_t plane_bytes = sizeof(uint32_t) * tile->plan->AllLowBits();
   const size_t raw_bytes = size_t{tile->raw_tokens} * section_.channels * DtypeBytes(output_.dtype);
@@ -215,10 +237,11 @@ absl::Status TileDecoder::TakeRange(uint32_t first, uint32_t channels, const uin
 
 // The group's values of channels [first, first + together_).
 void TileDecoder::WriteGroup(const Tile& tile, uint32_t group, uint32_t first,
-                             const uint8_t* symbols) {
+                             const uint8_t* symbols, const uint8_t* digits) {
   const uint32_t lanes = tile.plan->Lanes(group);
   if (tile.raw_tokens >= group * kRansLanes + lanes) return;
-  bool narrow = section_.block == 1 && most_low_[group] <= kernels::kNarrowBits;
+  bool narrow =
+      section_.block == 1 && most_low_[group] <= kernels::kNarrowBits && digits == nullptr;
   for (size_t at = 0; at < escapes_.size(); at += kEscapeBytes) {
     const int16_t coefficient = EscapeAt(escapes_.data() + at).coefficient;
     narrow &= coefficient >= -128 && coefficient <= 127;
@@ -227,6 +250,12 @@ void TileDecoder::WriteGroup(const Tile& tile, uint32_t group, uint32_t first,
     Unpack(tile, group, first, symbols, narrow_.get());
   } else {
     Unpack(tile, group, first, symbols, wide_.get());
+  }
+  if (digits != nullptr) {
+    const size_t stride = size_t{tile.plan->groups()} * kRansLanes;
+    kernels::UnpackRows({digits + group * kRansLanes, stride, together_, nullptr}, together_,
+                        digit_rows_.get());
+    RefineRows(digit_rows_.get(), kRansLanes * together_, wide_.get());
   }
   WriteHeads(tile, group, first, narrow);
 }

@@ -41,20 +41,24 @@ class TileDecoder {
   ~TileDecoder();
 
   // Tiles [first_tile, first_tile + tiles.size()), at most kTogether, each of `tokens` tokens.
-  // DataLoss saying which and what is wrong; then nothing of what was written is meant.
+  // `refined`: the refinement of each, or none. DataLoss saying which and what is wrong; then
+  // nothing of what was written is meant.
   absl::Status Decode(uint32_t first_tile, uint32_t tokens,
-                      std::span<const std::span<const uint8_t>> tiles);
+                      std::span<const std::span<const uint8_t>> tiles,
+                      std::span<const std::span<const uint8_t>> refined = {});
 
  private:
   struct Tile;
 
-  void Reserve(size_t tiles, uint32_t groups);
+  void Reserve(size_t tiles, uint32_t groups, bool refined);
   absl::Status Parse(uint32_t first_token, uint32_t tokens, std::span<const uint8_t> bytes,
                      Tile* tile) const;
-  absl::Status SetLevels(const uint8_t* symbols, Tile* tile) const;
+  absl::Status SetLevels(const uint8_t* symbols, bool refined, Tile* tile) const;
   void WriteRaw(const Tile& tile) const;
   absl::Status TakeRange(uint32_t first, uint32_t channels, const uint8_t* symbols, Tile* tile);
-  void WriteGroup(const Tile& tile, uint32_t group, uint32_t first, const uint8_t* symbols);
+  // `digits`: of the refinement, as `symbols` lie; null without.
+  void WriteGroup(const Tile& tile, uint32_t group, uint32_t first, const uint8_t* symbols,
+                  const uint8_t* digits);
   template <typename T>
   void Unpack(const Tile& tile, uint32_t group, uint32_t first, const uint8_t* symbols, T* rows);
   void WriteHeads(const Tile& tile, uint32_t group, uint32_t first, bool narrow);
@@ -69,9 +73,11 @@ class TileDecoder {
 
   std::vector<Tile> tiles_;
   std::unique_ptr<uint8_t[]> symbols_;  // of the range: [tile][channel][group][lane]
+  std::unique_ptr<uint8_t[]> digits_;   // of its refinement
   size_t symbols_each_ = 0;
   std::unique_ptr<int8_t[]> narrow_;  // [lane][channel of those together]
   std::unique_ptr<int16_t[]> wide_;
+  std::unique_ptr<int8_t[]> digit_rows_;
   std::unique_ptr<int32_t[]> sums_;
   // Of the tile and range at hand.
   std::vector<kernels::LowBits> low_[kMaxGroups];  // of each channel

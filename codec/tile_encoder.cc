@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "codec/refinement.h"
 #include "kernels/symbol_rounds.h"
 
 namespace terrace::codec {
@@ -24,6 +25,15 @@ constexpr std::array<uint8_t, kTables> kLowBits = [] {
     bits[t] = static_cast<uint8_t>(kernels::LowBitsOfTable(t));
   return bits;
 }();
+
+// Coefficients of the fine step become those of the step, and digits.
+void Split(int16_t* coefficients, size_t count, int8_t* digits) {
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t base = BaseOf(coefficients[i]);
+    digits[i] = static_cast<int8_t>(coefficients[i] - 3 * base);
+    coefficients[i] = static_cast<int16_t>(base);
+  }
+}
 
 }  // namespace
 
@@ -52,13 +62,15 @@ int8_t LevelOf(const Profile& profile, uint32_t s, const TokenSums& sums) {
 }
 
 TileEncoder::TileEncoder(const Profile& profile, uint32_t section,
-                         const std::vector<float>& inverse, int32_t lambda16)
+                         const std::vector<float>& inverse, int32_t lambda16, bool refined)
     : profile_(profile),
       section_(profile.section(section)),
       inverse_(inverse),
       lambda16_(lambda16),
+      refined_(refined),
       quantised_(size_t{kTileTokens} * section_.channels),
-      coefficients_(section_.block == 1 ? 0 : size_t{kBatch} * section_.channels) {}
+      coefficients_(section_.block == 1 ? 0 : size_t{kBatch} * section_.channels),
+      digits_(refined ? quantised_.size() : 0) {}
 
 void TileEncoder::Begin(uint32_t tokens) { tokens_ = tokens; }
 
@@ -81,14 +93,18 @@ void TileEncoder::Add(uint32_t first, uint32_t count, const int8_t* levels, floa
     levels_[first + t] = levels[t];
     int16_t* out = quantised_.data() + size_t{first + t} * channels;
     if (levels[t] != kRawLevel) {
-      const float per_step = PowerOf16th(4 * levels[t] - lambda16_);
+      const float per_step = PowerOf16th(4 * levels[t] - lambda16_) * (refined_ ? 3.0f : 1.0f);
       const uint32_t magnitude =
           kernels::Quantise(coefficients + size_t{t} * channels, per_step, channels, out);
       const bool wraps = mixed && int64_t{magnitude} * 32768 >= limit;
-      if (magnitude != kernels::kTooLarge && !wraps) continue;
+      if (magnitude != kernels::kTooLarge && !wraps) {
+        if (refined_) Split(out, channels, digits_.data() + size_t{first + t} * channels);
+        continue;
+      }
       levels_[first + t] = kRawLevel;
     }
     std::fill(out, out + channels, 0);
+    if (refined_) std::fill_n(digits_.begin() + size_t{first + t} * channels, channels, 0);
   }
 }
 
@@ -108,7 +124,11 @@ void TileEncoder::Pack() {
     plane_at_.push_back(at);
     at += plan_->LowBits(round);
   }
-  for (uint32_t g = 0; g < plan_->groups(); ++g) PackGroup(g);
+  digit_symbols_.resize(refined_ ? refined_shape().rounds * kRansLanes : 0);
+  for (uint32_t g = 0; g < plan_->groups(); ++g) {
+    PackGroup(g);
+    if (refined_) PackDigits(g);
+  }
   escapes_.clear();
   for (uint32_t round = plan_->groups(); round < rounds; ++round) {
     for (uint32_t lanes = escaped_[round]; lanes != 0; lanes &= lanes - 1) {
@@ -132,6 +152,28 @@ void TileEncoder::PackGroup(uint32_t group) {
                        plan_->schedule().data() + round, kLowBits.data(),
                        symbols_.data() + size_t{round} * kRansLanes, escaped_.data() + round,
                        planes_.empty() ? nullptr : plane_at_.data() + round, planes_.data()});
+}
+
+void TileEncoder::PackDigits(uint32_t group) {
+  const uint32_t groups = plan_->groups();
+  for (uint32_t lane = 0; lane < plan_->Lanes(group); ++lane) {
+    const size_t row = size_t{plan_->order()[group * kRansLanes + lane]} * section_.channels;
+    uint8_t* symbol = digit_symbols_.data() + group * kRansLanes + lane;
+    for (uint32_t c = 0; c < section_.channels; ++c, symbol += groups * kRansLanes) {
+      const int8_t digit = digits_[row + c];
+      *symbol = static_cast<uint8_t>(kZeroSymbol + (quantised_[row + c] < 0 ? -digit : digit));
+    }
+  }
+}
+
+kernels::RansShape TileEncoder::refined_shape() const {
+  return TilePlan::RefinedShapeOf(tokens_, section_.channels);
+}
+
+kernels::RansSource TileEncoder::RefinedSource() {
+  refined_stream_.resize(kernels::RansBound(refined_shape().rounds));
+  return {digit_symbols_.data(), plan_->schedule().data() + plan_->groups(), refined_stream_.data(),
+          0};
 }
 
 kernels::RansSource TileEncoder::Source() {

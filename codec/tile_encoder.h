@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -34,9 +35,10 @@ int8_t LevelOf(const Profile& profile, uint32_t s, const TokenSums& sums);
 // tiles can be coded in lockstep. May be used again.
 class TileEncoder {
  public:
-  // All must outlive it. `inverse` as InverseTransform.
+  // All must outlive it. `inverse` as InverseTransform. `refined`: with digits for a third of the
+  // step.
   TileEncoder(const Profile& profile, uint32_t section, const std::vector<float>& inverse,
-              int32_t lambda16);
+              int32_t lambda16, bool refined);
 
   void Begin(uint32_t tokens);
   // Tokens [first, first + count), un-rotated, [token][channel], and their levels. The values are
@@ -52,13 +54,22 @@ class TileEncoder {
   // Appends the tile but for its raw tokens, which must follow; `rans_bytes` of Source() were made.
   void AppendTo(std::vector<uint8_t>* out, size_t rans_bytes) const;
 
+  // The refinement, a stream of its own shape and bank.
+  kernels::RansShape refined_shape() const;
+  kernels::RansSource RefinedSource();
+  std::span<const uint8_t> RefinedStream(size_t rans_bytes) const {
+    return {refined_stream_.data(), rans_bytes};
+  }
+
  private:
   void PackGroup(uint32_t group);
+  void PackDigits(uint32_t group);
 
   const Profile& profile_;
   const SectionProfile& section_;
   const std::vector<float>& inverse_;
   const int32_t lambda16_;
+  const bool refined_;
 
   uint32_t tokens_ = 0;
   std::array<int8_t, kTileTokens> levels_;
@@ -71,6 +82,8 @@ class TileEncoder {
   std::vector<uint32_t> plane_at_;  // of each round; empty when there are none
   std::vector<uint32_t> planes_;
   std::vector<std::pair<uint32_t, int16_t>> escapes_;  // place, coefficient
+  std::vector<int8_t> digits_;                         // [token][coefficient]
+  std::vector<uint8_t> digit_symbols_, refined_stream_;
 };
 
 }  // namespace terrace::codec

@@ -36,6 +36,12 @@ kernels::RansShape TilePlan::ShapeOf(uint32_t tokens, uint32_t channels) {
   return {groups * (1 + channels), groups, tokens - kernels::kRansLanes * (groups - 1)};
 }
 
+kernels::RansShape TilePlan::RefinedShapeOf(uint32_t tokens, uint32_t channels) {
+  kernels::RansShape shape = ShapeOf(tokens, channels);
+  shape.rounds -= shape.rounds_per_channel;
+  return shape;
+}
+
 TilePlan::TilePlan(const SectionProfile& section, int32_t lambda16, const int8_t* levels,
                    uint32_t tokens)
     : shape_(ShapeOf(tokens, section.channels)),

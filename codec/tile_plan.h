@@ -29,6 +29,8 @@ class TilePlan {
 
   // Of every tile of so many tokens and channels, whatever its levels.
   static kernels::RansShape ShapeOf(uint32_t tokens, uint32_t channels);
+  // Of its refinement: the same rounds without levels, coded with the same tables' numbers.
+  static kernels::RansShape RefinedShapeOf(uint32_t tokens, uint32_t channels);
 
   uint32_t groups() const { return groups_; }
   // Active lanes of a round.

@@ -212,5 +212,98 @@ TEST(ChunkCodec, ASectionIsDecodedFromItsOwnBytesAlone) {
   EXPECT_EQ(decoder.Section(0, before.data()).code(), absl::StatusCode::kDataLoss);
 }
 
+double MeanError(const Kv& kv, const Decoder& decoder, uint32_t section) {
+  std::vector<uint8_t> out(kv.shape.SectionBytes(section));
+  EXPECT_TRUE(decoder.Section(section, out.data()).ok());
+  double error = 0;
+  for (size_t i = 0; i < out.size(); i += 4) {
+    float a, b;
+    std::memcpy(&a, &out[i], 4);
+    std::memcpy(&b, &kv.sections[section][i], 4);
+    error += std::abs(a - b);
+  }
+  return error / (static_cast<double>(out.size()) / 4);
+}
+
+TEST(ChunkCodec, ARefinedContainerIsCloserAndWhereverItIsCutItHoldsWhatIsLeft) {
+  for (Transform transform : {Transform::kChannel, Transform::kHead, Transform::kLayer}) {
+    const testing::ProfileParameters of{.transform = transform, .layers = 2, .k_dim = 40};
+    const auto encoder = EncoderOf(of);
+    const Kv kv = RandomKv(of, 300, Dtype::kF32, KvOrder::kHeadMajor);
+    const auto pointers = kv.Pointers();
+    EncodeRequest request{kv.shape, pointers, encoder.get(), -32, 4, 0};
+    const std::vector<uint8_t> plain = *encoder->Encode(request);
+    request.refined = true;
+    const std::vector<uint8_t> refined = *encoder->Encode(request);
+    const ParsedChunk chunk = *ParseHeader(refined);
+    ASSERT_EQ(chunk.refined.size(), kv.shape.Sections());
+    const auto whole = *Decoder::Make(refined, encoder->profile());
+    const auto base = *Decoder::Make(plain, encoder->profile());
+    for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
+      const double ratio = MeanError(kv, base, s) / MeanError(kv, whole, s);
+      EXPECT_GT(ratio, 2.8) << s;
+      EXPECT_LT(ratio, 3.2) << s;
+    }
+    // The start of each refined section, and of their directory.
+    std::vector<uint64_t> cuts = {chunk.refined[0].offset - 40};
+    for (const SectionPlace& place : chunk.refined) cuts.push_back(place.offset + place.bytes - 1);
+    for (uint64_t cut : cuts) {
+      const std::vector<uint8_t> some(refined.begin(),
+                                      refined.begin() + static_cast<ptrdiff_t>(cut));
+      const auto decoder = Decoder::Make(some, encoder->profile());
+      ASSERT_TRUE(decoder.ok()) << decoder.status();
+      for (uint32_t s = 0; s < kv.shape.Sections(); ++s) {
+        const bool is_whole = chunk.refined[s].offset + chunk.refined[s].bytes <= cut;
+        const double error = MeanError(kv, *decoder, s);
+        EXPECT_EQ(is_whole, error < 2 * MeanError(kv, whole, s)) << cut << " " << s;
+      }
+    }
+  }
+}
+
+TEST(ChunkCodec, DamageInARefinementIsFound) {
+  const auto encoder = EncoderOf({});
+  const Kv kv = RandomKv({}, 200, Dtype::kBf16, KvOrder::kTokenMajor);
+  const auto pointers = kv.Pointers();
+  EncodeRequest request{kv.shape, pointers, encoder.get(), -32, 4, 0};
+  request.refined = true;
+  std::vector<uint8_t> container = *encoder->Encode(request);
+  const SectionPlace place = ParseHeader(container)->refined[1];
+  container[place.offset + place.bytes - 3] ^= 4;
+  const auto decoder = *Decoder::Make(container, encoder->profile());
+  std::vector<uint8_t> out(kv.shape.SectionBytes(1));
+  const absl::Status status = decoder.Section(1, out.data());
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(status.message().find("section 1"), std::string::npos);
+  uint64_t directory;
+  std::memcpy(&directory, container.data() + 112, sizeof directory);
+  container[directory + 3] ^= 1;
+  EXPECT_EQ(ParseHeader(container).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(ChunkCodec, AContainerMayBringItsProfile) {
+  const auto bytes = testing::MakeProfile({});
+  const auto encoder = EncoderOf({});
+  const Kv kv = RandomKv({}, 100, Dtype::kBf16, KvOrder::kTokenMajor);
+  const auto pointers = kv.Pointers();
+  EncodeRequest request{kv.shape, pointers, encoder.get(), -32, 4, 0};
+  const std::vector<uint8_t> without = *encoder->Encode(request);
+  request.embed = bytes;
+  const std::vector<uint8_t> with = *encoder->Encode(request);
+  EXPECT_EQ(Decoder::Make(without, nullptr).status().code(), absl::StatusCode::kFailedPrecondition);
+  const auto decoder = Decoder::Make(with, nullptr);
+  ASSERT_TRUE(decoder.ok()) << decoder.status();
+  const auto other = *Decoder::Make(without, encoder->profile());
+  std::vector<uint8_t> a(kv.shape.SectionBytes(0)), b(a.size());
+  ASSERT_TRUE(decoder->Section(0, a.data()).ok());
+  ASSERT_TRUE(other.Section(0, b.data()).ok());
+  EXPECT_EQ(a, b);
+  // Another profile than the header names.
+  const auto strange = testing::MakeProfile({.seed = 2});
+  request.embed = strange;
+  EXPECT_EQ(Decoder::Make(*encoder->Encode(request), nullptr).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 }  // namespace
 }  // namespace terrace::codec

@@ -31,6 +31,18 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
+# Of 256: digits towards zero, and away from it.
+SHARES = [(1, 1), (1, 1), (1, 1), (1, 1), (3, 3), (5, 5), (9, 9), (14, 13), (20, 19), (27, 25), (36, 31),
+          (45, 37), (55, 43), (65, 47), (74, 50), (83, 53), (89, 55), (94, 57), (98, 59), (100, 60),
+          (101, 62), (101, 64), (100, 66), (99, 68), (98, 70), (97, 72), (96, 74), (95, 75), (93, 77),
+          (92, 78), (91, 79), (91, 80), (90, 81), (89, 81), (89, 82), (88, 82), (88, 83), (87, 83),
+          (87, 84), (87, 84), (87, 84), (86, 84), (86, 84), (86, 85)]
+REFINEMENT = np.zeros((64, 32), int)
+for _t in range(61):
+    _towards, _away = SHARES[_t] if _t < len(SHARES) else (85, 85)
+    REFINEMENT[_t, 14:17] = _towards, 256 - _towards - _away, _away
+
+
 @dataclasses.dataclass
 class ProfileSection:
     block: int
@@ -144,34 +156,52 @@ class Chunk:
         offset, size, crc = struct.unpack_from("<QII", data, 96)
         tables = data[offset:offset + size]
         demand(len(tables) == size and (size == 0 or crc == crc32c(tables)), "tables")
+        if self.codec == 3 and size and profile is None:
+            self.profile = Profile(tables)
+        offset, size, crc = struct.unpack_from("<QII", data, 112)
+        places = data[offset:offset + size]
+        self.refined = places if size and len(places) == size else None  # else cut off, or none
+        demand(self.refined is None or crc == crc32c(places), "directory of the refinement")
         self.tables = None
         if self.codec == 2 and size:
             self.tables = lossless_reader.Tables(tables, self.layers,
                                                  [self.heads * dim for dim in self.dims])
 
+    def _tiles(self, place: bytes, index: int, may_be_cut: bool) -> list[bytes] | None:
+        offset, length, crc = struct.unpack("<QII", place)
+        data = self.data[offset:offset + length]
+        if may_be_cut and len(data) < length:
+            return None
+        count = -(-self.tokens // 128)
+        demand(len(data) == length and crc == crc32c(data[:8 * count]), f"tile table of {index}")
+        at, tiles = 8 * count, []
+        for t in range(count):
+            size, crc = struct.unpack_from("<II", data, 8 * t)
+            tiles.append(data[at:at + size])
+            demand(len(tiles[t]) == size and crc == crc32c(tiles[t]), f"section {index} tile {t}")
+            at += size
+        demand(at == len(data), "bytes after the last tile")
+        return tiles
+
     def section(self, index: int) -> bytes:
         """The section's bytes as they were encoded."""
-        offset, length, crc = struct.unpack_from("<QII", self.data, 128 + 16 * index)
-        data = self.data[offset:offset + length]
-        tiles = -(-self.tokens // 128)
-        demand(len(data) == length and crc == crc32c(data[:8 * tiles]), f"tile table of {index}")
-        at, rows = 8 * tiles, []
+        tiles = self._tiles(self.data[128 + 16 * index:144 + 16 * index], index, False)
+        finer = None
+        if self.refined is not None:
+            finer = self._tiles(self.refined[16 * index:16 * index + 16], index, True)
+        rows = []
         channels = self.heads * self.dims[index % 2]
-        for t in range(tiles):
-            size, crc = struct.unpack_from("<II", data, 8 * t)
-            tile = data[at:at + size]
-            demand(len(tile) == size and crc == crc32c(tile), f"section {index} tile {t}")
-            at += size
+        for t, tile in enumerate(tiles):
             tokens = min(128, self.tokens - 128 * t)
             if self.codec == 3:
-                rows.append(self._tile(index, 128 * t, tokens, channels, tile))
+                rows.append(self._tile(index, 128 * t, tokens, channels, tile,
+                                       None if finer is None else finer[t]))
             elif self.codec == 2:
                 rows.append(lossless_reader.channel_tile(
                     tile, self.tables, index, tokens, channels, self.dtype))
             else:
                 rows.append(self._from_section_order(lossless_reader.BY_BYTES[self.codec](
                     tile, tokens * channels, self.dtype, self.value_bytes), tokens))
-        demand(at == len(data), "bytes after the last tile")
         if not rows:
             return b""
         values = np.concatenate(rows).reshape(self.tokens, self.heads, -1, self.value_bytes)
@@ -186,7 +216,8 @@ class Chunk:
                 self.heads, tokens, -1, self.value_bytes).transpose(1, 0, 2, 3)
         return array.reshape(tokens, -1, self.value_bytes)
 
-    def _tile(self, index: int, first: int, tokens: int, channels: int, tile: bytes) -> np.ndarray:
+    def _tile(self, index: int, first: int, tokens: int, channels: int, tile: bytes,
+              finer: bytes | None) -> np.ndarray:
         section = self.profile.sections[index]
         rans_bytes, escapes = struct.unpack_from("<II", tile)
         groups = -(-tokens // 32)
@@ -226,6 +257,12 @@ class Chunk:
             demand(stored == place, "place of an escape")
             coefficients[token, c] = q
             at += 6
+        if finer is not None:
+            digits = decode_rans(REFINEMENT, finer, tokens, groups * channels, schedule[groups:], None)
+            for r in range(groups * channels):
+                for lane, token in enumerate(order[32 * (r % groups):32 * (r % groups) + 32]):
+                    base, digit = coefficients[token, r // groups], int(digits[r, lane]) - 15
+                    coefficients[token, r // groups] = 3 * base + (-digit if base < 0 else digit)
         out = np.zeros((tokens, channels, self.value_bytes), np.uint8)
         for t in range(tokens):
             if levels[t] == -16:
@@ -234,18 +271,20 @@ class Chunk:
                 at += size
             else:
                 out[t] = to_dtype(self._token(section, index, first + t, levels[t],
-                                              coefficients[t]), self.dtype)
+                                              coefficients[t], finer is not None), self.dtype)
         demand(at == len(tile), "length of a tile")
         return out
 
     def _token(self, section: ProfileSection, index: int, token: int, level: int,
-               coefficients: np.ndarray) -> np.ndarray:
+               coefficients: np.ndarray, refined: bool) -> np.ndarray:
         sums = coefficients
         if section.matrix is not None:
             blocks = coefficients.reshape(-1, section.block)
             sums = np.einsum("bk,bkj->bj", blocks, section.matrix.astype(np.int64)).reshape(-1)
             sums = (sums + 2**31) % 2**32 - 2**31
-        x = fma(sums.astype(F32), power(self.lambda16 - 4 * level) * section.row_scale, section.mean)
+        step = power(self.lambda16 - 4 * level)
+        step = step / F32(3) if refined else step
+        x = fma(sums.astype(F32), step * section.row_scale, section.mean)
         if index % 2 == 0 and self.profile.pairing:
             pairs = self.profile.rotary_dim // 2
             x = x.reshape(self.heads, -1).copy()

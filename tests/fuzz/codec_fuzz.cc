@@ -43,10 +43,14 @@ void FuzzProfile(std::vector<uint8_t> bytes) {
 }
 
 void FuzzTile(const Profile& profile, std::span<const uint8_t> bytes) {
-  if (bytes.size() < 2) return;
+  if (bytes.size() < 3) return;
   const uint32_t tokens = 1 + bytes[0] % terrace::codec::kTileTokens, section = bytes[1] % 2;
-  const std::vector<uint8_t> tile(bytes.begin() + 2, bytes.end());
-  const std::span<const uint8_t> tiles[] = {tile};
+  const bool refined = bytes[1] & 2;
+  const size_t finer_bytes = refined ? bytes.size() / 3 : 0;
+  const std::vector<uint8_t> tile(bytes.begin() + 2,
+                                  bytes.end() - static_cast<ptrdiff_t>(finer_bytes));
+  const std::vector<uint8_t> finer(bytes.end() - static_cast<ptrdiff_t>(finer_bytes), bytes.end());
+  const std::span<const uint8_t> tiles[] = {tile}, finers[] = {finer};
   const uint32_t heads = profile.heads(), dim = section == 0 ? profile.k_dim() : profile.v_dim();
   std::vector<uint8_t> out(size_t{tokens} * heads * dim * 2);
   const std::vector<float> turns(size_t{tokens} * profile.rotary_dim() / 2);
@@ -58,7 +62,8 @@ void FuzzTile(const Profile& profile, std::span<const uint8_t> bytes) {
     to.rotary_dim = profile.rotary_dim();
   }
   to.cosines = to.sines = turns.data();
-  (void)terrace::codec::TileDecoder(profile, section, -16, to).Decode(0, tokens, tiles);
+  (void)terrace::codec::TileDecoder(profile, section, -16, to)
+      .Decode(0, tokens, tiles, {finers, refined ? 1u : 0u});
 }
 
 void FuzzContainer(const std::shared_ptr<const Profile>& profile, std::vector<uint8_t> bytes) {

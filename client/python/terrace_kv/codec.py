@@ -97,10 +97,11 @@ def _made(function, *arguments) -> bytes:
 
 
 def _encode(name: str, handle: ctypes.c_void_p | None, kv: np.ndarray, shape: Shape, lambda16: int,
-            raw_head: int, raw_tail: int) -> bytes:
+            raw_head: int, raw_tail: int, options: int = 0) -> bytes:
     return _made(_library().terrace_codec_encode, name.encode(), handle,
                  ctypes.byref(_shape_of(shape)), ctypes.c_int32(lambda16), ctypes.c_uint32(raw_head),
-                 ctypes.c_uint32(raw_tail), ctypes.c_void_p(kv.ctypes.data))
+                 ctypes.c_uint32(raw_tail), ctypes.c_uint32(options),
+                 ctypes.c_void_p(kv.ctypes.data))
 
 
 def default_profile(kv: np.ndarray, shape: Shape, rope: DefaultRope, model_id: str = "") -> bytes:
@@ -125,7 +126,7 @@ def encode(name: str, kv: np.ndarray, shape: Shape) -> bytes:
 
 
 def decode(container: bytes, kv_bytes: int) -> np.ndarray:
-    """The sections' bytes of a container that needs no profile."""
+    """The sections' bytes of a container that needs no profile, or has its own in it."""
     return _decode(None, container, kv_bytes)
 
 
@@ -142,9 +143,12 @@ class Codec:
             _library().terrace_codec_close(self._handle)
 
     def encode(self, kv: np.ndarray, shape: Shape, lambda16: int, raw_head: int = 4,
-               raw_tail: int = 0) -> bytes:
-        """`kv`: the sections' bytes one after the other, contiguous. lambda16: 16 log2 of the step."""
-        return _encode("profile", self._handle, kv, shape, lambda16, raw_head, raw_tail)
+               raw_tail: int = 0, *, refined: bool = False, embed: bool = False) -> bytes:
+        """`kv`: the sections' bytes one after the other, contiguous. lambda16: 16 log2 of the step.
+        refined: with what makes the step a third, at the end, where it may be cut off. embed: with the
+        profile, so that decode() of the module will do."""
+        options = (1 if refined else 0) | (2 if embed else 0)
+        return _encode("profile", self._handle, kv, shape, lambda16, raw_head, raw_tail, options)
 
     def decode(self, container: bytes, kv_bytes: int) -> np.ndarray:
         """The sections' bytes, as encode() took them."""

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from terrace_kv import errors
+from terrace_kv import codec, errors
 from terrace_kv.calibration.profile_file import Point, Profile, Section, quantised_frequencies
 from terrace_kv.codec import Codec, Shape
 
@@ -66,6 +66,31 @@ def test_an_independent_reader_agrees_bit_for_bit(transform, pairing, tokens, dt
     container = Codec(profile).encode(kv, shape, lambda16, raw_head=1)
     decoded = Codec(profile).decode(container, kv.nbytes)
     assert decoded.tobytes() == decoded_by_reader(container, profile)
+
+
+@pytest.mark.parametrize("transform", ["channel", "head", "layer"])
+@pytest.mark.parametrize(("tokens", "dtype"), [(1, "float32"), (150, "bfloat16"), (260, "float16")])
+def test_an_independent_reader_agrees_on_refinement_wherever_it_is_cut(transform, tokens, dtype):
+    shape = Shape(2, 2, 16, 8, tokens, dtype=dtype, head_major=False)
+    profile = make_profile(transform, "half")
+    kv = make_kv(shape)
+    container = Codec(profile).encode(kv, shape, -30, raw_head=1, refined=True)
+    base = struct.unpack_from("<Q", container, 112)[0]
+    seen = set()
+    for end in (base, base + 20, (base + len(container)) // 2, len(container) - 1, len(container)):
+        decoded = Codec(profile).decode(container[:end], kv.nbytes)
+        assert decoded.tobytes() == decoded_by_reader(container[:end], profile)
+        seen.add(decoded.tobytes())
+    assert len(seen) >= 3
+
+
+def test_a_container_with_its_profile_needs_none():
+    shape = Shape(2, 2, 16, 8, 40)
+    profile = make_profile("head", "half")
+    kv = make_kv(shape)
+    container = Codec(profile).encode(kv, shape, -30, embed=True)
+    assert codec.decode(container, kv.nbytes).tobytes() == decoded_by_reader(container)
+    assert len(container) > len(profile)
 
 
 def test_the_reader_finds_the_model_and_the_operating_points():

@@ -28,6 +28,7 @@ void RotateInterleaved(float* head, size_t pairs, const Turn* turns, float sign)
 
 }  // namespace
 
+TERRACE_CLONES
 void FillTurns(const uint64_t* frequencies, size_t pairs, uint64_t first, size_t positions,
                Turn* out) {
   for (size_t p = 0; p < positions; ++p) {

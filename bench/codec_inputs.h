@@ -72,4 +72,11 @@ struct Kv {
 // Rows decode_ and encode_ of each lossless codec (bench/lossless.cc).
 absl::Status MeasureLossless(std::vector<Row>* rows);
 
+#ifdef TERRACE_CUDA
+// Rows gpu_decode_NAME, of many tiles in a launch, and gpu_decode_NAME_layer, of one layer's 64;
+// none where there is no GPU (bench/gpu_codec.cc).
+absl::Status MeasureGpuDecode(const codec::Encoder& encoder, int32_t lambda16,
+                              const std::string& name, std::vector<Row>* rows);
+#endif
+
 }  // namespace terrace::bench

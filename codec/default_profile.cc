@@ -21,8 +21,8 @@ namespace {
 // holds of any model for the reason in the header.
 constexpr double kKeyOctaves = 0.75;  // of a channel's weight, for an octave of its deviation
 constexpr double kValueOctaves = 0.4;
-constexpr double kKeyStep = 1.4142135623730951;  // a key's step over the section's deviation
-constexpr double kValueStep = 0.7071067811865476;
+constexpr double kKeyStep = 1.2;  // of a key over the deviation of the section's channels
+constexpr double kValueStep = 0.84;
 constexpr double kOctavesPerDeviation = 0.3;  // of precision, by how a key lies to the mean key
 constexpr int32_t kSlope = 128;               // tokens of high precision lie closer to the mean
 constexpr double kLeast = 1.0 / 64;  // deviation of a channel over the section's, at the least
@@ -158,7 +158,8 @@ std::vector<float> LevelWeights(const Rows& keys, const std::vector<double>& mea
   const double mean = sum / count;
   const double deviation = std::sqrt(std::max(squares / count - mean * mean, 0.0));
   // Keys without a mean, or all alike, say nothing of their tokens.
-  const double scale = deviation > 1e-6 * std::abs(mean) ? kOctavesPerDeviation / deviation : 0;
+  const bool speaks = deviation > std::max(1e-6 * std::abs(mean), 1e-30);
+  const double scale = speaks ? kOctavesPerDeviation / deviation : 0;
   std::vector<float> weights(keys.channels + value_channels + 3);
   for (uint32_t c = 0; c < keys.channels; ++c) {
     weights[c] = static_cast<float>(-scale * mean_key[c]);

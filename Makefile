@@ -27,9 +27,9 @@ bench: build ## every suite of terrace-bench, against its reference in the same 
 	@echo "bench: terrace-bench all"
 	@$(build_dir)/terrace-bench all
 
-quality: configure ## size and loss of every codec on a language model, rivals beside ours; 15 minutes
-	@echo "quality: building the codec library"
-	@cmake --build $(build_dir) --target terrace_codec_shared
+quality: configure ## size and loss of every codec on a language model, rivals beside ours; 20 minutes
+	@echo "quality: building the libraries"
+	@cmake --build $(build_dir) --target terrace_codec_shared terrace_shared
 	@echo "quality: running tests/quality/quality.py"
 	@$(python) tests/quality/quality.py
 

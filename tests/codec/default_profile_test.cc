@@ -137,10 +137,11 @@ TEST(DefaultProfile, ValuesThatAreNotFiniteAreLeftOut) {
   EXPECT_TRUE(Profile::Parse(*ProfileOf(kv)).ok());
 }
 
-TEST(DefaultProfile, ConstantChannelsAreNoTrouble) {
+TEST(DefaultProfile, ConstantAndTinyAndHugeValuesAreNoTrouble) {
   Kv kv = MakeKv(100);
   for (auto& section : kv.sections) std::fill(section.begin(), section.end(), 0.25f);
   EXPECT_LT(Through(Parsed(kv), kv, -48).second, 0.05);
+  for (double unit : {1e-40, 1e-30, 1e-12, 1e16}) Parsed(MakeKv(100, unit));
 }
 
 TEST(DefaultProfile, WhatItCannotBeMadeOfIsRefusedByName) {

@@ -2,7 +2,7 @@
 
 The frame is a profile's own: K un-rotated, mean, weights or KLT, token levels, one step. Its entropy coder
 is an ideal one here, with the true standard deviation of each coefficient in each text at no cost:
-variants differ from "reference" by what they are named after and by nothing else.
+variants differ from "fast, ideal coder" by what they are named after and by nothing else.
 """
 
 from __future__ import annotations
@@ -152,32 +152,6 @@ class Frame:
         return run
 
 
-def layer_pairs(frame: Frame, samples: Sequence[fit.Sample]) -> Coder:
-    """A KLT of two adjacent layers' coefficients, K with K and V with V."""
-    moments: dict[int, torch.Tensor] = {}
-    for sample in samples[::3]:
-        z, _ = frame.analyse(sample.kv)
-        for s in _first_of_pairs(len(z)):
-            both = torch.cat([z[s], z[s + 2]], 1)
-            moments[s] = moments.get(s, 0) + both.T @ both
-    bases = {s: torch.linalg.eigh(m.double())[1].float() for s, m in moments.items()}
-
-    def code(z: Coefficients, step: float, shifts: Shifts):
-        joint, places = list(z), bases
-        for s, basis in places.items():
-            joint[s], joint[s + 2] = (torch.cat([z[s], z[s + 2]], 1) @ basis).tensor_split(2, 1)
-        decoded, bits = plain(joint, step, shifts)
-        for s, basis in places.items():
-            decoded[s], decoded[s + 2] = (
-                torch.cat([decoded[s], decoded[s + 2]], 1) @ basis.T).tensor_split(2, 1)
-        return decoded, bits
-    return code
-
-
-def _first_of_pairs(sections: int) -> list[int]:
-    return [s for s in range(sections - 2) if s % 4 < 2]
-
-
 class Saliency:
     """Two precisions by the attention a token gets (ZipCache, arXiv:2405.14256; MiKV,
     arXiv:2402.18096), here from the very tokens that are scored: better than a daemon could know.
@@ -217,21 +191,20 @@ class Saliency:
         return next(levels for k, levels in self.by_text if torch.equal(k, kv[0]))[section // 2]
 
 
-def of(fast: Profile, archive: Profile, samples: Sequence[fit.Sample], rope: fit.Rope, model,
-       tests: Sequence[measure.Text]) -> Iterator[tuple[str, Callable, float]]:
-    """(name, function, step), each at two steps, to compare at equal KL."""
-    frame, joint = Frame(fast, rope), Frame(archive, rope)
+def of(fast: Profile, rope: fit.Rope, model,
+       tests: Sequence[measure.Text]) -> Iterator[tuple[str, Callable, int]]:
+    """(name, function, 16 log2 of its step), each at two steps, to compare at equal KL. The first is
+    what the others are compared with."""
+    frame = Frame(fast, rope)
     without = Frame(fast, rope, lambda kv, s: torch.zeros(kv[0].shape[1]))
     salient = Frame(fast, rope, Saliency(model, tests))
     heads, dim = fast.heads, fast.k_dim
     for name, of_frame, coder in (
-            ("reference: fast", frame, plain),
+            ("fast, ideal coder", frame, plain),
             ("no token levels", without, plain),
             ("saliency instead of levels", salient, plain),
             ("Hadamard", frame, hadamard(dim)),
             ("AR(1) over tokens", frame, autoregressive),
-            ("low-rank residual", frame, low_rank_residual(heads)),
-            ("reference: archive", joint, plain),
-            ("two layers jointly", joint, layer_pairs(joint, samples))):
+            ("low-rank residual", frame, low_rank_residual(heads))):
         for lambda16 in (-168, -152):
             yield name, of_frame.apply(coder, 2 ** (lambda16 / 16)), lambda16

@@ -11,7 +11,7 @@ import pytest
 
 from terrace_kv import codec, errors
 from terrace_kv.calibration.profile_file import Point, Profile, Section, quantised_frequencies
-from terrace_kv.codec import Codec, Shape
+from terrace_kv.codec import Codec, DefaultRope, Shape, default_profile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "tests" / "formats"))
 import kv_reader  # noqa: E402
@@ -153,6 +153,19 @@ def test_every_cut_is_an_error_and_every_flipped_bit_outside_the_padding():
             continue
         with pytest.raises(refused):
             codec.decode(bytes(spoiled), kv.nbytes)
+
+
+def test_a_default_profile_is_made_of_one_chunk_and_the_reader_agrees():
+    shape = Shape(2, 2, 16, 8, 100)
+    kv = make_kv(shape)
+    profile = default_profile(kv, shape, DefaultRope("half", 16, 10000.0), "a model")
+    assert profile == default_profile(kv, shape, DefaultRope("half", 16, 10000.0), "a model")
+    assert kv_reader.Profile(profile).model_id == "a model"
+    container = Codec(profile).encode(kv, shape, -24)
+    decoded = Codec(profile).decode(container, kv.nbytes)
+    assert decoded.tobytes() == decoded_by_reader(container, profile)
+    with pytest.raises(errors.InvalidArgument, match="rotary_dim must be even, at most k_dim"):
+        default_profile(kv, shape, DefaultRope("half", 18, 10000.0))
 
 
 def test_errors_name_what_is_wrong():

@@ -87,8 +87,7 @@ def test_a_second_run_goes_on_and_gives_the_same_bytes(model, text, tmp_path, ca
     capsys.readouterr()
     assert run(model, text, tmp_path, "--forms", "balanced") == 0
     assert "going on with 3 of 4 texts" in capsys.readouterr().out
-    assert len(read_header((tmp_path / "balanced.tkvp").read_bytes()).points) == len(
-        read_header(first).points)
+    assert (tmp_path / "balanced.tkvp").read_bytes() == first
 
 
 def test_work_of_another_model_or_method_is_refused(model, text, tmp_path, capsys):

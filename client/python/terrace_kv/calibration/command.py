@@ -148,8 +148,9 @@ def _samples(model, texts: Sequence[corpus.Text], options, workspace: Workspace
     if there:
         print(f"going on with {there} of {len(texts)} texts from {workspace.folder}", flush=True)
     bar, done = Bar(f"weights ({options.weights})", len(texts), free=there), there
-    for text in texts:
+    for index, text in enumerate(texts):
         if not workspace.has(text.ids):
+            torch.manual_seed(index)  # the same draws, wherever the run was stopped
             workspace.save(text.ids, make(model, text.ids[:-1], options.prefix, options.draws))
             done += 1
             bar(done)
@@ -218,7 +219,6 @@ def _read_profiles(paths: Sequence[pathlib.Path]) -> list[tuple[pathlib.Path, by
 
 def _run(options) -> None:
     start = time.monotonic()
-    torch.manual_seed(0)
     profiles = _read_profiles(options.evaluate)
     options.out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = loading.load(options.model)

@@ -6,7 +6,8 @@
 // up and the keys' down changes nothing, and weight decay keeps both alike: so an error in a
 // channel of K weighs as the channel's own energy does, and in V, less so, too. Tokens whose key
 // points where all keys point are attended to least (KeyDiff, arXiv:2504.15364). The transform is
-// the KLT of each head in the space of these weights.
+// the KLT of each head in the space of these weights. Its operating points are those of one small
+// model: on another the loss is a guess.
 #pragma once
 
 #include <cstdint>

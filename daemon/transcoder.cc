@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "codec/default_profile.h"
 #include "kernels/checksum.h"
 #include "spdlog/spdlog.h"
 
@@ -160,6 +161,21 @@ absl::StatusOr<CodecCost> Try(const codec::CodecEntry& codec, const codec::Encod
   return cost;
 }
 
+// For a model that nobody calibrated. Rotation by pairs of halves is what transformers and vLLM do;
+// where it is done otherwise the profile is less good, and as right.
+absl::StatusOr<StoredProfile> DefaultProfile(const codec::KvShape& shape,
+                                             const KvGeometry& geometry,
+                                             std::span<const uint8_t* const> sections) {
+  codec::DefaultRope rope;
+  if (geometry.rope_theta > 0 && geometry.rope_scaling.empty() && shape.k_dim % 2 == 0 &&
+      shape.k_dim == shape.v_dim) {
+    rope = {kernels::RopePairing::kHalf, shape.k_dim, geometry.rope_theta};
+  }
+  auto bytes = codec::MakeDefaultProfile(shape, rope, sections, geometry.model_id);
+  if (!bytes.ok()) return bytes.status();
+  return ParseStored(*std::move(bytes));
+}
+
 }  // namespace
 
 // Tries each codec that may be used on the first object of the layout.
@@ -192,6 +208,15 @@ void Transcoder::Measure(KvLayout& layout) {
       if (options_.select != name && (!any || std::strcmp(name, "zstd") == 0)) continue;
       if (const auto codec = codec::FindCodec(std::string_view(name)); codec.ok()) {
         add({name, *codec, nullptr, 0, {}});
+      }
+    }
+    if (profiles.empty() && kl_ > 0) {
+      if (auto made = DefaultProfile(request.shape, geometry, sections); made.ok()) {
+        profiles.push_back(*made);
+        measured->made.push_back(*std::move(made));
+      } else {
+        spdlog::info("{} has no codec profile, and none was made: {}", geometry.model_id,
+                     made.status().ToString());
       }
     }
     for (const StoredProfile& stored : profiles) {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <random>
 
+#include "absl/strings/str_cat.h"
 #include "codec/chunk_codec.h"
 #include "kernels/float_format.h"
 #include "tests/client/kv_fixture.h"
@@ -27,14 +28,14 @@ KvGeometry Geometry(const std::string& model_id = "a model") {
   return geometry;
 }
 
-std::vector<uint8_t> ProfileOf(const KvGeometry& geometry) {
+std::vector<uint8_t> ProfileOf(const KvGeometry& geometry, float mean_kl = 0.01f) {
   return testing::MakeProfile({.transform = codec::Transform::kHead,
                                .layers = geometry.layers,
                                .heads = geometry.kv_heads,
                                .k_dim = geometry.head_dim,
                                .v_dim = geometry.v_head_dim,
                                .model_id = geometry.model_id,
-                               .points = {{kLambda16, 3.0f, 0.01f}}});
+                               .points = {{kLambda16, 3.0f, mean_kl}}});
 }
 
 DaemonSettings Settings(const std::string& codec) {
@@ -152,7 +153,7 @@ TEST(Codec, KvEncodedWithAProfileComesBackAsTheCodecDecodesItAfterSigkill) {
     kv = Store(*client, *model);
     EXPECT_EQ(Counter(*client, "encoded_objects"), 3u);
     EXPECT_LT(Counter(*client, "encoded_bytes"), Counter(*client, "encoded_from_bytes"));
-    EXPECT_EQ(Load(*client, *model, kv), kv.chunks);  // the host copy is as it was stored
+    EXPECT_TRUE(Load(*client, *model, kv) == kv.chunks);  // the host copy is as it was stored
   }
   daemon.Restart();
   const auto client = daemon.Connect();
@@ -160,8 +161,8 @@ TEST(Codec, KvEncodedWithAProfileComesBackAsTheCodecDecodesItAfterSigkill) {
   const auto loaded = Load(*client, *model, kv);
   ASSERT_EQ(loaded.size(), 3u);
   for (size_t i = 0; i < loaded.size(); ++i) {
-    EXPECT_EQ(loaded[i], ThroughTheCodec(Geometry(), kv, i)) << "chunk " << i;
-    EXPECT_NE(loaded[i], kv.chunks[i]);
+    EXPECT_TRUE(loaded[i] == ThroughTheCodec(Geometry(), kv, i)) << "chunk " << i;
+    EXPECT_FALSE(loaded[i] == kv.chunks[i]);
   }
   EXPECT_EQ(Counter(*client, "decoded_objects"), 3u);
   const auto verified = client->Verify();
@@ -196,8 +197,8 @@ TEST(Codec, WithoutItsProfileKvIsAMissUntilTheProfileIsBack) {
 }
 
 TEST(Codec, AProfileOfAnotherModelIsNotUsed) {
-  DaemonProcess daemon(Settings("quality = \"balanced\"\nselect = \"balanced\"\n"));
-  PutProfile(daemon.directory() + "/state/profiles", ProfileOf(Geometry("another model")));
+  DaemonProcess daemon(Settings("quality = \"near\"\nselect = \"balanced\"\n"));
+  PutProfile(daemon.directory() + "/state/profiles", ProfileOf(Geometry("another model"), 0.0005f));
   daemon.Restart();
   Kv kv;
   {
@@ -206,7 +207,7 @@ TEST(Codec, AProfileOfAnotherModelIsNotUsed) {
   }
   daemon.Restart();
   const auto client = daemon.Connect();
-  EXPECT_EQ(Load(*client, *client->RegisterKv(Geometry()), kv), kv.chunks);
+  EXPECT_TRUE(Load(*client, *client->RegisterKv(Geometry()), kv) == kv.chunks);
 }
 
 TEST(Codec, AProfileThatLosesMoreThanIsAllowedIsNotUsed) {
@@ -220,7 +221,53 @@ TEST(Codec, AProfileThatLosesMoreThanIsAllowedIsNotUsed) {
   }
   daemon.Restart();
   const auto client = daemon.Connect();
-  EXPECT_EQ(Load(*client, *client->RegisterKv(Geometry()), kv), kv.chunks);
+  EXPECT_TRUE(Load(*client, *client->RegisterKv(Geometry()), kv) == kv.chunks);
+}
+
+TEST(Codec, KvIsSmallerBelowHostMemoryAndComesBackBitForBit) {
+  for (const std::string select : {"lossless-fast", "lossless", "zstd", "auto"}) {
+    DaemonProcess daemon(Settings(absl::StrCat("select = \"", select, "\"\n")));
+    Kv kv;
+    uint64_t encoded = 0;  // a short chunk may be longer encoded, and is not
+    {
+      const auto client = daemon.Connect();
+      kv = Store(*client, *client->RegisterKv(Geometry()));
+      encoded = Counter(*client, "encoded_objects");
+      EXPECT_LT(Counter(*client, "encoded_bytes"), Counter(*client, "encoded_from_bytes") + 1);
+    }
+    if (select != "auto") EXPECT_GE(encoded, 2u) << select;
+    daemon.Restart();
+    const auto client = daemon.Connect();
+    EXPECT_TRUE(Load(*client, *client->RegisterKv(Geometry()), kv) == kv.chunks) << select;
+    EXPECT_EQ(Counter(*client, "decoded_objects"), encoded) << select;
+  }
+}
+
+TEST(Codec, AModelThatNobodyCalibratedGetsAProfileOfItsFirstChunkThatIsKept) {
+  DaemonProcess daemon(Settings("quality = \"balanced\"\nselect = \"balanced\"\n"));
+  Kv kv;
+  {
+    const auto client = daemon.Connect();
+    kv = Store(*client, *client->RegisterKv(Geometry()));
+    EXPECT_EQ(Counter(*client, "encoded_objects"), 3u);
+    EXPECT_LT(Counter(*client, "encoded_bytes"), Counter(*client, "encoded_from_bytes") / 2);
+  }
+  daemon.Restart();
+  const auto client = daemon.Connect();
+  const auto loaded = Load(*client, *client->RegisterKv(Geometry()), kv);
+  ASSERT_EQ(loaded.size(), 3u);
+  double error = 0, count = 0;
+  for (size_t chunk = 0; chunk < 3; ++chunk) {
+    for (size_t part = 0; part < loaded[chunk].size(); ++part) {
+      for (size_t at = 0; at < loaded[chunk][part].size(); at += 2, ++count) {
+        uint16_t a, b;
+        std::memcpy(&a, &loaded[chunk][part][at], sizeof a);
+        std::memcpy(&b, &kv.chunks[chunk][part][at], sizeof b);
+        error += std::pow(kernels::FloatOfBf16(a) - kernels::FloatOfBf16(b), 2);
+      }
+    }
+  }
+  EXPECT_LT(std::sqrt(error / count), 0.25 * 2);  // of a standard deviation of 2
 }
 
 TEST(Codec, DamagedProfilesAreLeftAloneAndTheDaemonServes) {

@@ -86,7 +86,8 @@ TEST(DefaultProfile, IsAProfileOfTheChunksModel) {
   EXPECT_EQ(profile->model_id(), "a model");
   EXPECT_EQ(profile->transform(), Transform::kHead);
   EXPECT_EQ(profile->rotary_dim(), 12u);
-  EXPECT_TRUE(profile->points().empty());
+  EXPECT_TRUE(profile->StepFor(0.01).has_value());
+  EXPECT_FALSE(profile->StepFor(0.001).has_value());
   // 2^64 / (2 pi) turns for the first pair, 10000^(-1/6) of it for the next.
   EXPECT_NEAR(static_cast<double>(profile->frequencies()[0]), 0x1p64 / (2 * M_PI), 1e6);
   EXPECT_NEAR(static_cast<double>(profile->frequencies()[1]),

@@ -153,7 +153,8 @@ absl::Status MeasureLink(const Context& context, double link, const std::string&
   }
   for (int round = 0; round < kRounds; ++round) {
     Progress(absl::StrFormat("links: %g GB/s: round %d of %d", link, round + 1, kRounds));
-    for (const char* way : kWays) {
+    for (size_t i = 0; i < std::size(kWays); ++i) {  // each as often first as last
+      const char* way = kWays[(i + round) % std::size(kWays)];
       const auto seconds = Load(context, name(way), Config(profiles, way, link));
       if (!seconds.ok()) return seconds.status();
       milliseconds[way].push_back(*seconds * 1e3);

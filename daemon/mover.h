@@ -109,6 +109,7 @@ class Mover {
   void WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded);
   void FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record);
   double ReadBytesPerS() const;  // measured, or assumed
+  bool link_unknown() const { return read_bytes_per_s_ <= 0 && !link_measured_; }
   LinkState Link() const;
   void MeasureLink(ObjectId id);
   // The read of a record that holds the object encoded; false when memory is short.
@@ -137,7 +138,8 @@ class Mover {
   nvme::Admission admission_;
   absl::flat_hash_map<ObjectId, Loading> loading_;
   uint64_t loading_bytes_ = 0;  // of records
-  bool measuring_link_ = false;
+  bool link_measured_ = false;
+  uint32_t measuring_reads_ = 0;  // under way
   double read_bytes_per_s_ = 0;
 };
 

@@ -1,7 +1,9 @@
 // Mover: what is written behind to the NVMe tier.
+#include <algorithm>
 #include <utility>
 
 #include "daemon/mover.h"
+#include "kernels/buffer.h"
 #include "spdlog/spdlog.h"
 
 namespace terrace {
@@ -10,6 +12,8 @@ namespace {
 
 // Assumed until the first reads have been measured: a modest SATA-class device.
 constexpr double kDefaultReadBytesPerS = 500e6;
+constexpr uint64_t kMeasuredBytes = uint64_t{16} << 20;
+constexpr uint64_t kMostMeasuringReads = 64;
 
 RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const ObjectLayout& layout,
                           uint32_t tenant_stored_id) {
@@ -81,6 +85,12 @@ void Mover::FeedWrites() {
       continue;
     }
     if (writing_objects_ > 0 && writing_bytes_ + entry.payload_bytes() > max_writing_bytes_) return;
+    // How to encode it depends on the link: the first object goes ahead and finds out.
+    const bool first = writing_objects_ == 0 && measuring_reads_ == 0;
+    if (transcoder_->Encodes(entry.host->layout) && !first &&
+        (link_unknown() || measuring_reads_ > 0)) {
+      return;
+    }
     queue_.pop_front();
     StartWrite(id);
   }
@@ -138,13 +148,34 @@ double Mover::ReadBytesPerS() const {
 
 LinkState Mover::Link() const { return {ReadBytesPerS(), 0, transcoder_->threads()}; }
 
-// Reads a record that was just written, for the sake of knowing how fast that is.
+// Reads a record that was just written, for the sake of knowing how fast that is: at once as often
+// as it takes for bandwidth to count, not latency. Once; from then on every read tells.
 void Mover::MeasureLink(ObjectId id) {
-  if (read_bytes_per_s_ > 0 || std::exchange(measuring_link_, true)) return;
-  Verify(id, [this](VerifyOutcome) {
-    read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
-    measuring_link_ = false;
-  });
+  const Entry& entry = catalog_.at(id);
+  if (!link_unknown() || measuring_reads_ > 0 || !transcoder_->Encodes(entry.host->layout)) return;
+  link_measured_ = true;
+  const uint64_t each = AlignUp(StoredBytes(entry), kExtentAlignment);
+  measuring_reads_ =
+      static_cast<uint32_t>(std::clamp<uint64_t>(kMeasuredBytes / each, 1, kMostMeasuringReads));
+  auto scratch = std::make_shared<kernels::AlignedBuffer>(each * measuring_reads_);
+  if (scratch->data() == nullptr) {
+    measuring_reads_ = 0;
+    return;
+  }
+  for (uint32_t i = 0, reads = measuring_reads_; i < reads; ++i) {
+    ReadRequest request;
+    request.record = entry.record;
+    request.key = entry.key;
+    request.fingerprint = catalog_.fingerprint(entry.fingerprint);
+    request.destination = scratch->data() + i * each;
+    request.priority = IoPriority::kQueued;
+    request.done = [this, scratch](const absl::StatusOr<RecordMeta>&) {
+      if (--measuring_reads_ > 0) return;
+      read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
+      FeedWrites();
+    };
+    nvme_->Read(std::move(request));
+  }
 }
 
 void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record) {

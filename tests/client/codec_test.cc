@@ -1,10 +1,12 @@
 // Objects that the daemon encodes on their way to NVMe.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "codec/chunk_codec.h"
@@ -53,6 +55,16 @@ uint64_t Counter(Client& client, std::string_view name) {
   }
   ADD_FAILURE() << "no counter " << name;
   return 0;
+}
+
+// The last part of an object is there a moment before the object is counted.
+void ExpectDecoded(Client& client, uint64_t objects) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (Counter(client, "decoded_objects") < objects &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(Counter(client, "decoded_objects"), objects);
 }
 
 // Gaussian KV of a prompt, by chunk and part.
@@ -164,7 +176,7 @@ TEST(Codec, KvEncodedWithAProfileComesBackAsTheCodecDecodesItAfterSigkill) {
     EXPECT_TRUE(loaded[i] == ThroughTheCodec(Geometry(), kv, i)) << "chunk " << i;
     EXPECT_FALSE(loaded[i] == kv.chunks[i]);
   }
-  EXPECT_EQ(Counter(*client, "decoded_objects"), 3u);
+  ExpectDecoded(*client, 3);
   const auto verified = client->Verify();
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_EQ(verified->corrupt, 0u);
@@ -233,13 +245,13 @@ TEST(Codec, KvIsSmallerBelowHostMemoryAndComesBackBitForBit) {
       const auto client = daemon.Connect();
       kv = Store(*client, *client->RegisterKv(Geometry()));
       encoded = Counter(*client, "encoded_objects");
-      EXPECT_LT(Counter(*client, "encoded_bytes"), Counter(*client, "encoded_from_bytes") + 1);
+      EXPECT_LE(Counter(*client, "encoded_bytes"), Counter(*client, "encoded_from_bytes"));
     }
     if (select != "auto") EXPECT_GE(encoded, 2u) << select;
     daemon.Restart();
     const auto client = daemon.Connect();
     EXPECT_TRUE(Load(*client, *client->RegisterKv(Geometry()), kv) == kv.chunks) << select;
-    EXPECT_EQ(Counter(*client, "decoded_objects"), encoded) << select;
+    ExpectDecoded(*client, encoded);
   }
 }
 

@@ -7,6 +7,7 @@ import math
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -245,6 +246,7 @@ def _run(options) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own later versions
     try:
         _run(options)
     except (ValueError, errors.TerraceError, OSError) as error:

@@ -38,14 +38,12 @@ def _size_at_loss(rows: Sequence[Row], form: str, kl: float, bits: float):
 
 
 def _near(rows: Sequence[Row]):
-    """Of the archive profile at any step: dNLL is noise at these losses, see its intervals."""
-    good = [r for form in ("near", "archive") for r in _of(rows, "terrace", form)
-            if r["dnll"] <= 0.001]
+    good = [r for r in _of(rows, "terrace", "near") if r["dnll"] <= 0.001]
     if not good:
-        return "no row of near or archive at dNLL <= .1%", False
+        return "no row of near at dNLL <= .1%", False
     best = min(good, key=lambda r: r["bits_per_value"])
     return (f"{best['bits_per_value']:.3f} b/v at {100 * best['dnll']:+.3f}% "
-            f"({100 * best['dnll_low']:+.3f} .. {100 * best['dnll_high']:+.3f}), {best['profile']}",
+            f"({100 * best['dnll_low']:+.3f} .. {100 * best['dnll_high']:+.3f})",
             best["bits_per_value"] <= 2.8)
 
 

@@ -33,8 +33,8 @@ from terrace_kv.codec import Codec, DefaultRope, Shape, default_profile  # noqa:
 NEW_KIND = "licence"
 DEFAULT_TOKENS = 256  # one chunk, of which the calibration-free profile is made
 # 16 log2 of the step, to sit at the KL that people compare at.
-STEPS = {"near": (-194, -184), "archive": (-161, -153, -144, -121), "balanced": (-155, -124),
-         "fast": (-164, -150), "fastest": (-164, -150), "default": (-18, -12)}
+STEPS = {"near": (-192, -184), "archive": (-161, -153, -144, -121), "balanced": (-155, -124),
+         "fast": (-161, -150), "fastest": (-164, -150), "default": (-18, -12)}
 
 
 def say(what: str) -> None:

@@ -63,6 +63,11 @@ def _worst_kind(rows: Sequence[Row], form: str):
             worst["worst_kind_ratio"] <= 2.5)
 
 
+def _lossless(rows: Sequence[Row], what: str, times: float):
+    row = next(r for r in _of(rows, "terrace", "lossless") if r["profile"].endswith(what))
+    return f"{row['ratio']:.3f}x ({row['ratio_low']:.3f} on the worst)", row["ratio_low"] >= times
+
+
 def _profiles(shares: dict[str, float]):
     return ", ".join(f"{form} {100 * share:.2f}%" for form, share in shares.items()), all(
         share <= 0.025 for share in shares.values())
@@ -90,6 +95,9 @@ def check(rows: Sequence[Row], shares: dict[str, float], new_kind: str) -> list[
          lambda: _smaller(rows, "default", "KIVI int4", 1.5)),
         *[(f"{form}: KL of the worst kind / mean", "<= 2.5", lambda f=form: _worst_kind(rows, f))
           for form in ("archive", "balanced", "fast", "fastest")],
+        *[(f"lossless: {what}, the worst of the texts", f">= {times}x",
+           lambda w=what, t=times: _lossless(rows, w, t))
+          for what, times in (("whole KV", 1.53), ("K before rotation", 1.60))],
         ("profile / weights", "<= 2.5%", lambda: _profiles(shares))]
     found = []
     for what, wanted, judge in bars:

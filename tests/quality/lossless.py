@@ -22,7 +22,7 @@ def rows(kvs: Sequence[list[torch.Tensor]], rope: Rope) -> list[dict]:
             bits = [bits_per_value(name, of(kv)) for kv in kvs]
             mean = sum(bits) / len(bits)
             result.append({"codec": "terrace", "profile": f"{name}, {what}", "bits_per_value": mean,
-                           "ratio": 16 / mean, "mean_kl": 0.0, "p99_kl": 0.0, "top1": 1.0, "dnll": 0.0,
+                           "ratio": 16 / mean, "ratio_low": 16 / max(bits), "mean_kl": 0.0, "p99_kl": 0.0, "top1": 1.0, "dnll": 0.0,
                            "dnll_low": 0.0, "dnll_high": 0.0, "texts": len(kvs)})
             print(f"{'terrace':22} {name + ', ' + what:30} {mean:6.3f} (exact; {16 / mean:.3f}x, "
                   f"{16 / max(bits):.3f} - {16 / min(bits):.3f})", flush=True)

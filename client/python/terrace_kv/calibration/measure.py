@@ -52,13 +52,13 @@ def loss(model: PreTrainedModel, text: Text, kv: KV) -> Loss:
                 -given.gather(1, truth)[:, 0], -text.reference.gather(1, truth)[:, 0])
 
 
-def through(codec: Codec, lambda16: int) -> Callable[[KV], tuple[KV, float]]:
+def through(codec: Codec, lambda16: int, refined: bool = False) -> Callable[[KV], tuple[KV, float]]:
     """KV to (KV after encoding and decoding, bits a value of the whole container)."""
     def apply(kv: KV) -> tuple[KV, float]:
         heads, tokens, k_dim = kv[0].shape
         shape = Shape(len(kv) // 2, heads, k_dim, kv[1].shape[-1], tokens)
         data = torch.cat([x.reshape(-1) for x in kv]).view(torch.uint8).numpy()
-        container = codec.encode(data, shape, lambda16)
+        container = codec.encode(data, shape, lambda16, refined=refined)
         decoded = torch.from_numpy(codec.decode(container, data.nbytes)).view(torch.bfloat16)
         sizes = [x.numel() for x in kv]
         return ([part.view(x.shape) for part, x in zip(decoded.split(sizes), kv)],

@@ -92,16 +92,12 @@ def _default(sample: fit.Sample, rope: DefaultRope) -> bytes:
 
 
 def _print_variants(rows: list[dict]) -> None:
-    """Each against the first, at two KL that it was measured at."""
-    of = {}
-    for row in rows:
-        of.setdefault(row["codec"], []).append(row)
-    first = next(iter(of))
-    for name, pair in of.items():
-        more = [100 * (bars.bits_at(pair, row["mean_kl"]) / row["bits_per_value"] - 1)
-                for row in of[first]]
-        print(f"{name:30} {more[0]:+.1f}%, {more[1]:+.1f}% of bits at the two KL of {first}",
-              flush=True)
+    """Each against the first, at its own KL."""
+    first = [row for row in rows if row["codec"] == rows[0]["codec"]]
+    for row in rows[len(first):]:
+        least = bars.bits_at(first, row["mean_kl"])
+        print(f"{row['codec']:30} {100 * (row['bits_per_value'] / least - 1):+.0f}% of the bits of "
+              f"{first[0]['codec']} at KL {row['mean_kl']:.4f}", flush=True)
 
 
 def _print_bars(found: list[dict]) -> None:

@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "codec/kv_rows.h"
@@ -25,7 +24,10 @@ constexpr double kKeyOctaves = 0.75;  // of a channel's weight, for an octave of
 constexpr double kValueOctaves = 0.4;
 // Of the only model it was tried on, SmolLM2-135M: the worse of profiles of two chunks
 // (docs/results/2026-11-codec.md). The steps are relative to the KV's own scale.
-constexpr OperatingPoint kMeasured[] = {{-18, 3.62f, 0.0051f}, {-12, 3.24f, 0.0090f}};
+constexpr std::array<OperatingPoint, 2> kTurnedBack = {
+    {{-18, 3.62f, 0.0051f}, {-12, 3.24f, 0.0090f}}};
+constexpr std::array<OperatingPoint, 2> kLeftRotated = {
+    {{-18, 4.37f, 0.0072f}, {-12, 3.96f, 0.0092f}}};
 
 constexpr double kKeyStep = 1.2;  // of a key over the deviation of the section's channels
 constexpr double kValueStep = 0.84;
@@ -374,11 +376,12 @@ void PutHeader(const KvShape& shape, const DefaultRope& rope, std::string_view m
   out->Put(static_cast<uint16_t>(rope.rotary_dim));
   for (uint32_t field : {shape.layers, shape.heads, shape.k_dim, shape.v_dim}) out->Put(field);
   out->Put(uint8_t{1});  // levels
-  out->Put(static_cast<uint8_t>(std::size(kMeasured)));
+  const auto& points = rope.pairing == kernels::RopePairing::kNone ? kLeftRotated : kTurnedBack;
+  out->Put(static_cast<uint8_t>(points.size()));
   out->Put(static_cast<uint16_t>(model_id.size()));
   out->Text("default", 80);
   out->Text(model_id, model_id.size());
-  for (const OperatingPoint& point : kMeasured) {
+  for (const OperatingPoint& point : points) {
     out->Put(point.lambda16);
     out->Put(point.bits_per_value);
     out->Put(point.mean_kl);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "client/terrace.h"
@@ -62,6 +63,16 @@ inline std::vector<uint8_t> PartBytes(const KvGeometry& geometry, uint32_t layer
     }
   }
   return bytes;
+}
+
+inline uint64_t Counter(Client& client, std::string_view name) {
+  const auto status = client.Status();
+  EXPECT_TRUE(status.ok()) << status.status();
+  for (const auto& [counter, value] : status->counters) {
+    if (counter == name) return value;
+  }
+  ADD_FAILURE() << "no counter " << name;
+  return 0;
 }
 
 // High enough that the NVMe tier writes it at once: see tiers/nvme/admission.h.

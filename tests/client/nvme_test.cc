@@ -26,16 +26,6 @@ KvGeometry LargeGeometry() {
   return geometry;
 }
 
-uint64_t Counter(Client& client, std::string_view name) {
-  const auto status = client.Status();
-  EXPECT_TRUE(status.ok()) << status.status();
-  for (const auto& [counter, value] : status->counters) {
-    if (counter == name) return value;
-  }
-  ADD_FAILURE() << "no counter " << name;
-  return 0;
-}
-
 TEST(Nvme, FlushedObjectsSurviveSigkillAndLoadFromNvme) {
   DaemonProcess daemon(WithNvme());
   const auto tokens = Prompt(1000);

@@ -74,7 +74,7 @@ def test_an_independent_reader_agrees_on_refinement_wherever_it_is_cut(transform
     shape = Shape(2, 2, 16, 8, tokens, dtype=dtype, head_major=False)
     profile = make_profile(transform, "half")
     kv = make_kv(shape)
-    container = Codec(profile).encode(kv, shape, -30, raw_head=1, refined=True)
+    container = Codec(profile).encode(kv, shape, -30, raw_head=tokens // 2, refined=True)
     base = struct.unpack_from("<Q", container, 112)[0]
     seen = set()
     for end in (base, base + 20, (base + len(container)) // 2, len(container) - 1, len(container)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from transformers import (
@@ -94,13 +96,27 @@ def test_models_and_extras_do_not_share(client):
     assert geometry_of(one) == geometry_of(tiny(seed=1)) != geometry_of(two)
 
 
+def in_first_forward(model: LlamaForCausalLM, layer: int, action) -> None:
+    """Runs `action` once, after `layer` of the model has run."""
+    def hook(*_: object) -> None:
+        handle.remove()
+        action()
+    handle = model.model.layers[layer].register_forward_hook(hook)
+
+
+def store_as_slow(client: terrace_kv.Client, model: LlamaForCausalLM, ids: torch.Tensor) -> None:
+    """Stores the prompt of a model that takes so long that nobody would compute it anew."""
+    in_first_forward(model, 0, lambda: time.sleep(1))
+    TerracePrefixCache(client, model).generate(ids, max_new_tokens=1, do_sample=False)
+    client.flush(60)
+
+
 def test_from_nvme_after_sigkill(directory):
     model, ids = tiny(), prompt(600)
     expected, _ = plain(model, ids, 16)
     with Terraced(directory) as daemon:
         with terrace_kv.open(socket=daemon.socket_path) as client:
-            TerracePrefixCache(client, model).generate(ids, max_new_tokens=1, do_sample=False)
-            client.flush(60)
+            store_as_slow(client, model, ids)
         daemon.kill()
         daemon.start()
         with terrace_kv.open(socket=daemon.socket_path) as client:
@@ -119,21 +135,12 @@ def test_the_daemon_dies_and_generation_goes_on(daemon, client):
     assert cache.stats.errors > 0
 
 
-def in_first_forward(model: LlamaForCausalLM, layer: int, action) -> None:
-    """Runs `action` once, after `layer` of the model has run."""
-    def hook(*_: object) -> None:
-        handle.remove()
-        action()
-    handle = model.model.layers[layer].register_forward_hook(hook)
-
-
 def test_the_daemon_dies_in_the_middle_of_a_restored_prompt(directory):
     model, ids = tiny(), prompt(600)
     expected, _ = plain(model, ids, 16)
     with Terraced(directory) as daemon:
         with terrace_kv.open(socket=daemon.socket_path) as client:
-            TerracePrefixCache(client, model).generate(ids, max_new_tokens=1, do_sample=False)
-            client.flush(60)
+            store_as_slow(client, model, ids)
         daemon.kill()
         daemon.start()
         with terrace_kv.open(socket=daemon.socket_path) as client:
@@ -141,7 +148,7 @@ def test_the_daemon_dies_in_the_middle_of_a_restored_prompt(directory):
             in_first_forward(model, 0, daemon.kill)
             assert cache.generate(ids, max_new_tokens=16, do_sample=False)[0].tolist() == expected
             # Layers that were up already are read; the answer cannot be stored.
-            assert cache.stats.restored_tokens in (0, 592) and cache.stats.errors == 1
+            assert cache.stats.restored_tokens in (0, 256, 512, 592) and cache.stats.errors == 1
 
 
 def test_a_layer_that_cannot_be_read_is_computed(client):
@@ -170,8 +177,7 @@ def test_a_damaged_object_is_recomputed(directory):
     expected, _ = plain(model, ids, 16)
     with Terraced(directory) as daemon:
         with terrace_kv.open(socket=daemon.socket_path) as client:
-            TerracePrefixCache(client, model).generate(ids, max_new_tokens=1, do_sample=False)
-            client.flush(60)
+            store_as_slow(client, model, ids)
         daemon.stop()  # after a kill it would be taken for a write that never ended
         segment = next((directory / "state" / "nvme").rglob("*.tseg"))
         content = bytearray(segment.read_bytes())

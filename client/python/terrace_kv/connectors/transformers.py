@@ -185,6 +185,7 @@ def geometry_of(model: PreTrainedModel, weights_id: str | None = None) -> KvGeom
     config = model.config.get_text_config(decoder=True)
     rope = dict(getattr(config, "rope_parameters", None) or {})
     theta = rope.pop("rope_theta", getattr(config, "rope_theta", None) or 0.0)
+    scaled = rope != {} and rope != {"rope_type": "default"}
     heads = config.num_attention_heads
     return KvGeometry(
         model_id=weights_id or weights_identity(model),
@@ -194,7 +195,7 @@ def geometry_of(model: PreTrainedModel, weights_id: str | None = None) -> KvGeom
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         rope_theta=float(theta),
-        rope_scaling=json.dumps(rope, sort_keys=True, default=str) if rope else "",
+        rope_scaling=json.dumps(rope, sort_keys=True, default=str) if scaled else "",
         engine_layout="transformers",
     )
 

@@ -178,65 +178,96 @@ absl::StatusOr<StoredProfile> DefaultProfile(const codec::KvShape& shape,
 
 }  // namespace
 
-// Tries each codec that may be used on the first object of the layout.
+// On a codec thread: tries each codec that may be used on an object.
+class Transcoder::Trial {
+ public:
+  Trial(const Transcoder& owner, const KvGeometry& geometry, const ObjectLayout& layout,
+        const EncodeJob& job)
+      : owner_(owner),
+        geometry_(geometry),
+        job_(job),
+        bytes_(layout.PayloadBytes(job.token_count, job.grain_count)),
+        sections_(SectionsOf(layout.Parts(job.token_count, job.grain_count), job.payload)) {
+    request_.shape = ShapeOf(geometry, job.token_count, job.position);
+    request_.sections = sections_;
+    request_.raw_head = kSinks;
+  }
+
+  Measured Run(std::vector<StoredProfile> profiles) {
+    TryLossless();
+    if (profiles.empty() && owner_.kl_ > 0) MakeDefault(&profiles);
+    for (const StoredProfile& stored : profiles) TryProfile(stored);
+    if (Any() || measured_.candidates.empty()) {
+      measured_.candidates.insert(measured_.candidates.begin(), {"raw", nullptr, nullptr, 0, {}});
+    }
+    return std::move(measured_);
+  }
+
+ private:
+  bool Any() const { return owner_.options_.select == "auto"; }
+
+  void Add(Candidate candidate) {
+    const auto cost = Try(*candidate.codec, request_, job_, bytes_, *owner_.buffers_);
+    if (!cost.ok()) {
+      spdlog::info("codec {}: not for this KV: {}", candidate.name, cost.status().ToString());
+      return;
+    }
+    candidate.cost = *cost;
+    if (cost->ratio < 1) measured_.candidates.push_back(std::move(candidate));
+  }
+
+  void TryLossless() {
+    for (const char* name : {"lossless-fast", "lossless", "zstd"}) {
+      // zstd is larger than lossless and slower than lossless-fast: for those who ask for it.
+      const bool asked = owner_.options_.select == name;
+      if (!asked && (!Any() || std::strcmp(name, "zstd") == 0)) continue;
+      Add({name, *codec::FindCodec(std::string_view(name)), nullptr, 0, {}});
+    }
+  }
+
+  void MakeDefault(std::vector<StoredProfile>* profiles) {
+    absl::StatusOr<StoredProfile> made = DefaultProfile(request_.shape, geometry_, sections_);
+    if (!made.ok()) {
+      spdlog::info("{} has no codec profile, and none was made: {}", geometry_.model_id,
+                   made.status().ToString());
+      return;
+    }
+    profiles->push_back(*made);
+    measured_.made.push_back(*std::move(made));
+  }
+
+  void TryProfile(const StoredProfile& stored) {
+    const std::string form = FormName(*stored.profile);
+    const std::optional<int32_t> step = stored.profile->StepFor(owner_.kl_);
+    if ((!Any() && owner_.options_.select != form) || !step) return;
+    auto encoder = codec::Encoder::Make(stored.profile);
+    absl::Status status = encoder.status();
+    if (status.ok()) status = KeepProfile(owner_.profiles_.own_directory(), stored);
+    if (!status.ok()) {
+      spdlog::warn("profile {} is not used: {}", stored.profile->name(), status.ToString());
+      return;
+    }
+    request_.profile = encoder->get();
+    request_.lambda16 = *step;
+    Add({form, *codec::FindCodec(codec::CodecId::kProfile), *std::move(encoder), *step, {}});
+  }
+
+  const Transcoder& owner_;  // what does not change: options, buffers, the profiles' directory
+  const KvGeometry& geometry_;
+  const EncodeJob& job_;
+  const uint64_t bytes_;
+  const std::vector<const uint8_t*> sections_;
+  codec::EncodeRequest request_;
+  Measured measured_;
+};
+
 void Transcoder::Measure(KvLayout& layout) {
   auto measured = std::make_shared<Measured>();
   std::vector<StoredProfile> profiles;
-  const EncodeJob& job = layout.waiting.front().job;
   if (kl_ > 0) profiles = profiles_.For(layout.geometry);
-  auto work = [this, measured, profiles = std::move(profiles), job, geometry = layout.geometry,
-               object = layout.layout]() mutable {
-    const auto parts = object.Parts(job.token_count, job.grain_count);
-    const uint64_t bytes = object.PayloadBytes(job.token_count, job.grain_count);
-    const auto sections = SectionsOf(parts, job.payload);
-    codec::EncodeRequest request;
-    request.shape = ShapeOf(geometry, job.token_count, job.position);
-    request.sections = sections;
-    request.raw_head = kSinks;
-    const bool any = options_.select == "auto";
-    const auto add = [&](Candidate candidate) {
-      const auto cost = Try(*candidate.codec, request, job, bytes, *buffers_);
-      if (!cost.ok()) {
-        spdlog::info("codec {}: not for this KV: {}", candidate.name, cost.status().ToString());
-        return;
-      }
-      candidate.cost = *cost;
-      if (cost->ratio < 1) measured->candidates.push_back(std::move(candidate));
-    };
-    for (const char* name : {"lossless-fast", "lossless", "zstd"}) {
-      // zstd is larger than lossless and slower than lossless-fast: for those who ask for it.
-      if (options_.select != name && (!any || std::strcmp(name, "zstd") == 0)) continue;
-      if (const auto codec = codec::FindCodec(std::string_view(name)); codec.ok()) {
-        add({name, *codec, nullptr, 0, {}});
-      }
-    }
-    if (profiles.empty() && kl_ > 0) {
-      if (auto made = DefaultProfile(request.shape, geometry, sections); made.ok()) {
-        profiles.push_back(*made);
-        measured->made.push_back(*std::move(made));
-      } else {
-        spdlog::info("{} has no codec profile, and none was made: {}", geometry.model_id,
-                     made.status().ToString());
-      }
-    }
-    for (const StoredProfile& stored : profiles) {
-      const std::string form = FormName(*stored.profile);
-      const std::optional<int32_t> step = stored.profile->StepFor(kl_);
-      if ((!any && options_.select != form) || !step) continue;
-      auto encoder = codec::Encoder::Make(stored.profile);
-      absl::Status status = encoder.status();
-      if (status.ok()) status = KeepProfile(profiles_.own_directory(), stored);
-      if (!status.ok()) {
-        spdlog::warn("profile {} is not used: {}", stored.profile->name(), status.ToString());
-        continue;
-      }
-      request.profile = encoder->get();
-      request.lambda16 = *step;
-      add({form, *codec::FindCodec(codec::CodecId::kProfile), *std::move(encoder), *step, {}});
-    }
-    const bool told = options_.select != "auto" && !measured->candidates.empty();
-    if (!told)
-      measured->candidates.insert(measured->candidates.begin(), {"raw", nullptr, nullptr, 0, {}});
+  auto work = [this, measured, profiles = std::move(profiles), job = layout.waiting.front().job,
+               geometry = layout.geometry, object = layout.layout]() mutable {
+    *measured = Trial(*this, geometry, object, job).Run(std::move(profiles));
   };
   auto done = [this, measured, &layout] {
     for (StoredProfile& made : measured->made) profiles_.Add(std::move(made));

@@ -113,6 +113,7 @@ class Transcoder {
     std::vector<Waiting> waiting;       // for that
   };
   struct Measured;
+  class Trial;
   class Decoding;
 
   void Measure(KvLayout& layout);

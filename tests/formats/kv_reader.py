@@ -163,7 +163,7 @@ class Chunk:
         self.refined = places if size and len(places) == size else None  # else cut off, or none
         demand(self.refined is None or crc == crc32c(places), "directory of the refinement")
         self.tables = None
-        if self.codec == 2 and size:
+        if self.codec == 2 and tables:
             self.tables = lossless_reader.Tables(tables, self.layers,
                                                  [self.heads * dim for dim in self.dims])
 

@@ -47,7 +47,8 @@ absl::Status MeasureCodec(const codec::CodecEntry& codec, std::vector<Row>* rows
 }  // namespace
 
 absl::Status MeasureLossless(std::vector<Row>* rows) {
-  for (codec::CodecId id : {codec::CodecId::kLosslessFast, codec::CodecId::kLossless}) {
+  for (codec::CodecId id :
+       {codec::CodecId::kLosslessFast, codec::CodecId::kLossless, codec::CodecId::kZstd}) {
     const auto codec = codec::FindCodec(id);
     if (!codec.ok()) return codec.status();
     if (absl::Status status = MeasureCodec(**codec, rows); !status.ok()) return status;

@@ -444,14 +444,14 @@ bool IoScheduler::Thread::SettleOne() {
 void IoScheduler::Thread::Finish(Job& job) {
   queue_.Remove(job, Clock::now());
   std::unique_ptr<Transfer> transfer = std::move(job.transfer);
-  const absl::Status status = std::move(job.status);
+  absl::Status status = std::move(job.status);
   const bool written = status.ok() && transfer->direction == Transfer::Direction::kWrite;
   jobs_.erase(job.arrival);
   if (written) {
     SegmentFile* file = transfer->file.get();
     syncs_[file].waiting.push_back(std::move(transfer));
   } else {
-    transfer->finished(status);
+    transfer->finished(std::move(status));  // nothing of it stays here: its message is shared
   }
 }
 

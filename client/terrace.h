@@ -228,8 +228,9 @@ class Client {
 
   absl::StatusOr<Model> RegisterKv(const KvGeometry& geometry);
 
-  // The longest stored prefix that is expected to be loaded sooner than computed, by the costs given
-  // to BeginStore. `extra` separates caches of equal tokens (image digests, a request's salt).
+  // The longest stored prefix that is expected to be loaded sooner than computed, by the costs
+  // given to BeginStore. `extra` separates caches of equal tokens (image digests, a request's
+  // salt).
   absl::StatusOr<PrefixMatch> MatchPrefix(const Model& model, absl::Span<const uint32_t> tokens,
                                           std::string_view extra = {});
   // NotFound: nothing of it is left. FailedPrecondition: stored with another layout.

@@ -73,9 +73,11 @@ struct PolicyContext {
   std::function<uint64_t()> now;
   uint32_t layers = 1;  // of the model whose experts are tracked
   uint64_t seed = 1;    // of randomised policies
+  // Ids are extents of prefixes: none leaves before its children (leaf_first.h).
+  bool prefixes = false;
 };
 
-// Least recently used. 8 bytes an id, O(1) but for refused candidates, which keep their place.
+// Least recently used. O(1), an eviction O(1 + refused candidates). The others: policies.h.
 std::unique_ptr<EvictionPolicy> NewLruPolicy();
 
 }  // namespace terrace

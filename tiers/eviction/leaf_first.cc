@@ -1,0 +1,78 @@
+#include "tiers/eviction/leaf_first.h"
+
+#include <utility>
+
+#include "tiers/eviction/id_table.h"
+
+namespace terrace {
+
+namespace {
+
+struct Entry {
+  PolicyId parent = kNoPolicyId;
+  uint32_t parent_stay = 0;  // the parent's `stay` when the child was tracked
+  uint32_t stay = 0;      // counts what the id has stood for, so that old children are told apart
+  uint32_t children = 0;  // tracked, of this stay
+};
+
+class LeafFirst final : public EvictionPolicy {
+ public:
+  explicit LeafFirst(std::unique_ptr<EvictionPolicy> policy) : policy_(std::move(policy)) {}
+
+  void Track(PolicyId id, const TrackInfo& info) override {
+    Entry& entry = entries_.At(id);
+    entry.parent = info.parent;
+    if (info.parent != kNoPolicyId) {
+      Entry& parent = entries_.At(info.parent);
+      entry.parent_stay = parent.stay;
+      ++parent.children;
+    }
+    policy_->Track(id, info);
+  }
+
+  void Touch(PolicyId id) override { policy_->Touch(id); }
+
+  std::optional<PolicyId> Evict(absl::FunctionRef<bool(PolicyId)> evictable) override {
+    const std::optional<PolicyId> id = policy_->Evict([this, evictable](PolicyId candidate) {
+      return entries_[candidate].children == 0 && evictable(candidate);
+    });
+    if (id) End(*id);
+    return id;
+  }
+
+  void Forget(PolicyId id) override {
+    End(id);
+    policy_->Forget(id);
+  }
+
+  void Hint(PolicyId id, uint64_t next_use, float confidence) override {
+    policy_->Hint(id, next_use, confidence);
+  }
+  void SetCapacity(uint64_t bytes) override { policy_->SetCapacity(bytes); }
+
+ private:
+  // The id's stay ends: its parent has a child less, its children have no parent. Of an id that is
+  // not tracked, it only parts from children that expected it.
+  void End(PolicyId id) {
+    Entry* entry = entries_.Find(id);
+    if (entry == nullptr) return;
+    if (entry->parent != kNoPolicyId) {
+      Entry& parent = entries_[entry->parent];
+      if (parent.stay == entry->parent_stay) --parent.children;
+      entry->parent = kNoPolicyId;
+    }
+    entry->children = 0;
+    ++entry->stay;
+  }
+
+  std::unique_ptr<EvictionPolicy> policy_;
+  IdTable<Entry> entries_;
+};
+
+}  // namespace
+
+std::unique_ptr<EvictionPolicy> NewLeafFirst(std::unique_ptr<EvictionPolicy> policy) {
+  return std::make_unique<LeafFirst>(std::move(policy));
+}
+
+}  // namespace terrace

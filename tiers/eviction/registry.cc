@@ -1,0 +1,62 @@
+#include "tiers/eviction/registry.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "tiers/eviction/leaf_first.h"
+#include "tiers/eviction/policies.h"
+
+namespace terrace {
+
+namespace {
+
+using Maker = std::unique_ptr<EvictionPolicy> (*)(const PolicyContext& context);
+
+struct Registered {
+  PolicyEntry entry;
+  Maker make;
+};
+
+constexpr Registered kPolicies[] = {
+    {{"lru", "least recently used", false}, [](const PolicyContext&) { return NewLruPolicy(); }},
+    {{"arc", "adaptive replacement: recency and frequency, balanced by ghosts", false},
+     NewArcPolicy},
+    {{"s3-fifo", "three FIFO queues: small, main and ghosts", false}, NewS3FifoPolicy},
+    {{"min", "Belady's offline optimum, from exact next uses", true}, NewMinPolicy},
+};
+
+constexpr auto kEntries = [] {
+  std::array<PolicyEntry, std::size(kPolicies)> entries;
+  for (size_t i = 0; i < entries.size(); ++i) entries[i] = kPolicies[i].entry;
+  return entries;
+}();
+
+}  // namespace
+
+absl::Span<const PolicyEntry> Policies() { return kEntries; }
+
+absl::StatusOr<std::unique_ptr<EvictionPolicy>> NewPolicy(std::string_view name,
+                                                          const PolicyContext& context) {
+  if (context.capacity_bytes == 0) {
+    return absl::InvalidArgumentError("capacity_bytes: 0; a policy's capacity is at least 1");
+  }
+  if (context.layers == 0) {
+    return absl::InvalidArgumentError("layers: 0; a model has at least 1");
+  }
+  for (const Registered& registered : kPolicies) {
+    if (registered.entry.name != name) continue;
+    std::unique_ptr<EvictionPolicy> policy = registered.make(context);
+    return context.prefixes ? NewLeafFirst(std::move(policy)) : std::move(policy);
+  }
+  std::vector<std::string> names;
+  for (const PolicyEntry& entry : kEntries) names.emplace_back(entry.name);
+  return absl::InvalidArgumentError(
+      absl::StrCat("policy '", std::string(name), "': none of ", absl::StrJoin(names, ", ")));
+}
+
+}  // namespace terrace

@@ -33,10 +33,11 @@ class ArcPolicy final : public EvictionPolicy {
     const uint64_t recent_ghosts = recent_.ghosts.bytes();
     const uint64_t frequent_ghosts = frequent_.ghosts.bytes();
     if (recent_.ghosts.Take(info.key_head)) {
-      target_ += std::min(capacity_ - target_, Step(entry.bytes, frequent_ghosts, recent_ghosts));
+      target_ = std::min(static_cast<double>(capacity_),
+                         target_ + Step(entry.bytes, frequent_ghosts, recent_ghosts));
       Append(id, Queue::kFrequent);
     } else if (frequent_.ghosts.Take(info.key_head)) {
-      target_ -= std::min(target_, Step(entry.bytes, recent_ghosts, frequent_ghosts));
+      target_ = std::max(0.0, target_ - Step(entry.bytes, recent_ghosts, frequent_ghosts));
       Append(id, Queue::kFrequent);
     } else {
       Append(id, Queue::kRecent);
@@ -55,7 +56,7 @@ class ArcPolicy final : public EvictionPolicy {
   }
 
   std::optional<PolicyId> Evict(absl::FunctionRef<bool(PolicyId)> evictable) override {
-    const bool recent_first = recent_.bytes > target_ || frequent_.ids.empty();
+    const bool recent_first = static_cast<double>(recent_.bytes) > target_ || frequent_.ids.empty();
     for (Side* side :
          {recent_first ? &recent_ : &frequent_, recent_first ? &frequent_ : &recent_}) {
       for (PolicyId id = side->ids.oldest(); id != kEndOfList; id = side->ids.NewerThan(id)) {
@@ -75,7 +76,7 @@ class ArcPolicy final : public EvictionPolicy {
 
   void SetCapacity(uint64_t bytes) override {
     capacity_ = bytes;
-    target_ = std::min(target_, bytes);
+    target_ = std::min(target_, static_cast<double>(bytes));
     TrimGhosts();
   }
 
@@ -88,9 +89,9 @@ class ArcPolicy final : public EvictionPolicy {
   };
 
   // How far a ghost's return moves the target: further, the rarer its side's ghosts are.
-  static uint64_t Step(uint64_t bytes, uint64_t other_ghosts, uint64_t own_ghosts) {
+  static double Step(uint64_t bytes, uint64_t other_ghosts, uint64_t own_ghosts) {
     const double ratio = static_cast<double>(other_ghosts) / static_cast<double>(own_ghosts);
-    return static_cast<uint64_t>(std::max(1.0, ratio) * static_cast<double>(bytes));
+    return std::max(1.0, ratio) * static_cast<double>(bytes);
   }
 
   bool tracked(PolicyId id) {
@@ -126,7 +127,7 @@ class ArcPolicy final : public EvictionPolicy {
   }
 
   uint64_t capacity_;
-  uint64_t target_ = 0;  // of recent_.bytes
+  double target_ = 0;  // of recent_.bytes; a ghost of a small object moves it by a fraction
   IdTable<Entry> entries_;
   Side recent_{&entries_}, frequent_{&entries_};
 };

@@ -139,6 +139,8 @@ enum class HintKind : uint8_t {
   kExperts = 3,    // weights that the next layers or tokens are expected to route to
   kWithdraw = 4,   // the request is gone, or was served: forget what was said of it
 };
+// Each object's own layout, as far as a client of this daemon has registered it.
+inline constexpr uint32_t kAnyLayout = 0xffffffffu;
 inline constexpr uint64_t kMaxHintAheadUs = uint64_t{24} * 3600 * 1000 * 1000;  // a day
 
 struct HintItem {
@@ -149,7 +151,7 @@ struct HintItem {
   uint64_t eta_us = 0;       // until the first key is wanted, from now; 0: unknown
   uint64_t deadline_us = 0;  // after which it is no longer wanted, from now; 0: none
   float confidence = 1;      // 0 .. 1 that it is wanted at all
-  uint32_t layout_id = 0;
+  uint32_t layout_id = kAnyLayout;
   absl::Span<const ObjectKey> keys;  // in order of need; borrowed for the call; none to withdraw
 };
 struct HintResult {

@@ -202,6 +202,29 @@ class StoreOperation {
   std::unique_ptr<State> state_;
 };
 
+// What an engine expects to read, for Client::Hint. Views are borrowed for the call.
+struct ExpectedRead {
+  HintKind kind = HintKind::kQueue;
+  // Names the reason among those of this Client: said again, it takes the place of what was said.
+  uint64_t request_id = 0;
+  uint32_t order = 0;        // place in the waiting queue, 0 is next; places may be shared
+  uint64_t eta_us = 0;       // until its first byte is wanted, from now; 0: unknown
+  uint64_t deadline_us = 0;  // after which nobody wants it any more, from now; 0: none
+  float confidence = 1;      // 0 .. 1 that it is wanted at all
+  // A prompt, whose chunks are wanted from the first on; `extra` as of MatchPrefix.
+  absl::Span<const uint32_t> tokens;
+  std::string_view extra;
+  // Or objects, in order of need.
+  absl::Span<const ObjectKey> keys;
+};
+
+struct HintReport {
+  uint32_t accepted = 0;  // hints that were taken whole
+  uint32_t refused = 0;   // others
+  uint64_t keys = 0;      // objects expected from now on, stored already or not
+  absl::Status why;       // of the first refused one: see HintResult
+};
+
 class Client {
  public:
   // As Connection::Open, with the path in the message.
@@ -242,6 +265,18 @@ class Client {
   absl::StatusOr<StoreOperation> BeginStore(const Model& model, absl::Span<const uint32_t> tokens,
                                             std::string_view extra = {}, uint64_t cost_us = 0);
 
+  // Says what will be read and when, so that what is wanted soon stays in host memory, or is
+  // brought there while the engine does something else. Blocks for one short call to the daemon,
+  // never for a disk; promises nothing, and being wrong costs nobody a byte. Ends with the session:
+  // hint anew after a reconnect. Keys that are not stored yet count once they are. Of a read with
+  // more keys than a call may carry (welcome().max_keys_per_call) the leading ones are hinted, and
+  // it counts as refused. InvalidArgument naming the field, of the whole call; what one read met is
+  // in the report. Without a model: `keys` only, of any layout that somebody has registered.
+  absl::StatusOr<HintReport> Hint(const Model& model, absl::Span<const ExpectedRead> reads);
+  absl::StatusOr<HintReport> Hint(absl::Span<const ExpectedRead> reads);
+  // The requests are gone or were served. One that nothing was said of is refused: NotFound.
+  absl::StatusOr<HintReport> Withdraw(absl::Span<const uint64_t> request_ids);
+
   // Opaque objects, for tests and load generators. Put: AlreadyExists; no bytes are
   // InvalidArgument. Get: NotFound; the bytes are RawPart(0, 1) of the lease.
   ObjectKey KeyFor(std::string_view name) const;
@@ -264,6 +299,7 @@ class Client {
  private:
   explicit Client(std::shared_ptr<ClientCore> core);
   absl::StatusOr<Model> OpaqueModel(uint64_t bytes);
+  absl::StatusOr<HintReport> HintFor(const Model* model, absl::Span<const ExpectedRead> reads);
 
   std::shared_ptr<ClientCore> core_;
 };

@@ -13,13 +13,6 @@ static_assert(TERRACE_DATA_LOSS == static_cast<int>(absl::StatusCode::kDataLoss)
 static_assert(TERRACE_UNAVAILABLE == static_cast<int>(absl::StatusCode::kUnavailable));
 static_assert(TERRACE_NO_TIMEOUT == kNoTimeout);
 
-// Another size is another header's struct: reading it would ignore members or run past it.
-absl::Status CheckStruct(size_t given, size_t known, const char* name) {
-  if (given == known) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(name, ".struct_size: ", given, "; expected ", known));
-}
-
 absl::Status CheckKv(uint32_t kv) {
   if (kv <= 1) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("kv: ", kv, "; expected 0 (K) or 1 (V)"));

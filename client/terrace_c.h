@@ -215,6 +215,48 @@ TERRACE_EXPORT int32_t terrace_store_commit(terrace_store* store, terrace_commit
 /* Gives everything back now; the handle stays. */
 TERRACE_EXPORT int32_t terrace_store_abort(terrace_store* store);
 
+/* ---- hints: what will be read, and when (Client::Hint) ---- */
+
+enum {
+  TERRACE_HINT_QUEUE = 0,     /* a waiting request */
+  TERRACE_HINT_DOCUMENTS = 1, /* what a retrieval found */
+  TERRACE_HINT_SESSION = 2,   /* an idle conversation, expected to return */
+  TERRACE_HINT_EXPERTS = 3    /* weights expected to be routed to */
+};
+
+/* Set struct_size to sizeof. Times are microseconds from now. */
+typedef struct {
+  size_t struct_size;
+  uint32_t kind;          /* TERRACE_HINT_* */
+  uint32_t order;         /* place in the queue, 0 is next */
+  uint64_t request_id;    /* said again, it takes the place of what was said */
+  uint64_t eta_us;        /* until its first byte is wanted; 0: unknown */
+  uint64_t deadline_us;   /* after which nobody wants it; 0: none */
+  float confidence;       /* 0 .. 1; 0 is no default */
+  const uint32_t* tokens; /* a prompt; needs a model */
+  size_t token_count;
+  const void* extra;
+  size_t extra_bytes;
+  const uint8_t* keys; /* or objects: key_count x 32 bytes, in order of need */
+  size_t key_count;
+} terrace_expected_read;
+
+typedef struct {
+  uint32_t accepted; /* hints taken whole */
+  uint32_t refused;
+  uint64_t keys; /* objects expected from now on */
+  int32_t why;   /* status code of the first refused one; terrace_last_error() has its text */
+} terrace_hint_report;
+
+/* Never waits for a disk and promises nothing. model may be NULL when every read gives keys;
+ * report may be NULL. */
+TERRACE_EXPORT int32_t terrace_hint(terrace_client* client, const terrace_model* model,
+                                    const terrace_expected_read* reads, size_t count,
+                                    terrace_hint_report* report);
+/* The requests are gone or were served. */
+TERRACE_EXPORT int32_t terrace_withdraw(terrace_client* client, const uint64_t* request_ids,
+                                        size_t count, terrace_hint_report* report);
+
 /* ---- opaque objects ---- */
 
 TERRACE_EXPORT int32_t terrace_opaque_key(const terrace_client* client, const void* name,

@@ -74,6 +74,13 @@ inline absl::Status NotNullUnlessEmpty(const void* data, size_t size, const char
   return size == 0 ? absl::OkStatus() : NotNull(data, name);
 }
 
+// Another size is another header's struct: reading it would ignore members or run past it.
+inline absl::Status CheckStruct(size_t given, size_t known, const char* name) {
+  if (given == known) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ".struct_size: ", given, "; expected ", known));
+}
+
 inline std::string_view View(const void* data, size_t bytes) {
   return bytes == 0 ? std::string_view() : std::string_view(static_cast<const char*>(data), bytes);
 }

@@ -54,6 +54,8 @@ class CacheService final : public Service {
                                        const AcquireOptions& options) override;
   absl::Status Release(SessionId session, absl::Span<const uint64_t> lease_ids) override;
   absl::StatusOr<uint64_t> Renew(SessionId session, uint64_t lease_id, uint32_t ttl_ms) override;
+  absl::StatusOr<std::vector<HintResult>> Hint(SessionId session,
+                                               absl::Span<const HintItem> hints) override;
   absl::StatusOr<FlushReply> Flush(SessionId session) override;
   absl::StatusOr<StatusReply> Status(SessionId session) override;
   absl::StatusOr<ListReply> List(SessionId session, uint64_t cursor, uint32_t limit) override;
@@ -61,6 +63,9 @@ class CacheService final : public Service {
   absl::Status Remove(SessionId session, const ObjectKey& key) override;
   absl::Status Pin(SessionId session, const ObjectKey& key, bool pinned) override;
   absl::StatusOr<VerifyReply> Verify(SessionId session, uint64_t cursor) override;
+  absl::StatusOr<ResizeReply> Resize(SessionId session, const ResizeRequest& request) override;
+  absl::StatusOr<MissRatioCurveReply> MissRatioCurve(SessionId session,
+                                                     const MissRatioQuery& query) override;
 
  private:
   absl::StatusOr<uint16_t> TenantOf(const PeerCredentials& peer, const std::string& wanted) const;

@@ -202,4 +202,16 @@ absl::StatusOr<VerifyReply> CacheService::Verify(SessionId id, uint64_t cursor) 
   return std::exchange(progress.step, VerifyReply{});
 }
 
+absl::StatusOr<std::vector<HintResult>> CacheService::Hint(SessionId, absl::Span<const HintItem>) {
+  return absl::UnimplementedError("hint: this daemon takes none");
+}
+
+absl::StatusOr<ResizeReply> CacheService::Resize(SessionId, const ResizeRequest&) {
+  return absl::UnimplementedError("resize: this daemon keeps the sizes it started with");
+}
+
+absl::StatusOr<MissRatioCurveReply> CacheService::MissRatioCurve(SessionId, const MissRatioQuery&) {
+  return absl::UnimplementedError("miss_ratio_curve: this daemon keeps none");
+}
+
 }  // namespace terrace

@@ -18,6 +18,8 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "transport/client_stream.h"
+#include "transport/hint_codec.h"
+#include "transport/operator_codec.h"
 #include "transport/wire_codec.h"
 
 namespace terrace {
@@ -72,6 +74,7 @@ class ConnectionImpl final : public Connection {
                                        const AcquireOptions& options) override;
   absl::Status Release(absl::Span<const uint64_t> lease_ids) override;
   absl::StatusOr<uint64_t> Renew(uint64_t lease_id, uint32_t ttl_ms) override;
+  absl::StatusOr<std::vector<HintResult>> Hint(absl::Span<const HintItem> hints) override;
   absl::StatusOr<FlushReply> Flush() override;
   absl::StatusOr<StatusReply> Status() override;
   absl::StatusOr<ListReply> List(uint64_t cursor, uint32_t limit) override;
@@ -79,6 +82,8 @@ class ConnectionImpl final : public Connection {
   absl::Status Remove(const ObjectKey& key) override;
   absl::Status Pin(const ObjectKey& key, bool pinned) override;
   absl::StatusOr<VerifyReply> Verify(uint64_t cursor) override;
+  absl::StatusOr<ResizeReply> Resize(const ResizeRequest& request) override;
+  absl::StatusOr<MissRatioCurveReply> MissRatioCurve(const MissRatioQuery& query) override;
 
  private:
   using Session = wire::Session::Client;
@@ -366,6 +371,15 @@ absl::StatusOr<uint64_t> ConnectionImpl::Renew(uint64_t lease_id, uint32_t ttl_m
   return deadline_us;
 }
 
+absl::StatusOr<std::vector<HintResult>> ConnectionImpl::Hint(absl::Span<const HintItem> hints) {
+  std::vector<HintResult> results;
+  absl::Status status = Call(
+      HintWords(hints), TERRACE_METHOD(hint), [&](auto& request) { WriteHints(hints, request); },
+      [&](auto& response) { return ReadHintResults(response.getResults(), hints, results); });
+  if (!status.ok()) return status;
+  return results;
+}
+
 absl::StatusOr<FlushReply> ConnectionImpl::Flush() {
   FlushReply reply;
   absl::Status status = Call(
@@ -440,6 +454,26 @@ absl::StatusOr<VerifyReply> ConnectionImpl::Verify(uint64_t cursor) {
   absl::Status status = Call(
       kSmallWords, TERRACE_METHOD(verify), [&](auto& request) { request.setCursor(cursor); },
       [&](auto& response) { return ReadVerify(response.getReply(), reply); });
+  if (!status.ok()) return status;
+  return reply;
+}
+
+absl::StatusOr<ResizeReply> ConnectionImpl::Resize(const ResizeRequest& request) {
+  ResizeReply reply;
+  absl::Status status = Call(
+      DataWords(request.tier.size() + request.tenant.size()), TERRACE_METHOD(resize),
+      [&](auto& params) { WriteResize(request, params); },
+      [&](auto& response) { return ReadResizeReply(response.getReply(), reply); });
+  if (!status.ok()) return status;
+  return reply;
+}
+
+absl::StatusOr<MissRatioCurveReply> ConnectionImpl::MissRatioCurve(const MissRatioQuery& query) {
+  MissRatioCurveReply reply;
+  absl::Status status = Call(
+      DataWords(query.tier.size() + query.tenant.size()), TERRACE_METHOD(missRatioCurve),
+      [&](auto& params) { WriteCurveQuery(query, params); },
+      [&](auto& response) { return ReadCurve(response.getReply(), reply); });
   if (!status.ok()) return status;
   return reply;
 }

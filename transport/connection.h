@@ -50,6 +50,7 @@ class Connection {
   // them ends with their time. Calls keep their order.
   virtual absl::Status Release(absl::Span<const uint64_t> lease_ids) = 0;
   virtual absl::StatusOr<uint64_t> Renew(uint64_t lease_id, uint32_t ttl_ms) = 0;
+  virtual absl::StatusOr<std::vector<HintResult>> Hint(absl::Span<const HintItem> hints) = 0;
   virtual absl::StatusOr<FlushReply> Flush() = 0;
   virtual absl::StatusOr<StatusReply> Status() = 0;
   virtual absl::StatusOr<ListReply> List(uint64_t cursor, uint32_t limit) = 0;
@@ -57,6 +58,8 @@ class Connection {
   virtual absl::Status Remove(const ObjectKey& key) = 0;
   virtual absl::Status Pin(const ObjectKey& key, bool pinned) = 0;
   virtual absl::StatusOr<VerifyReply> Verify(uint64_t cursor) = 0;
+  virtual absl::StatusOr<ResizeReply> Resize(const ResizeRequest& request) = 0;
+  virtual absl::StatusOr<MissRatioCurveReply> MissRatioCurve(const MissRatioQuery& query) = 0;
 };
 
 }  // namespace terrace

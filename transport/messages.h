@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "config/object_key.h"
 #include "config/object_layout.h"
 
@@ -129,6 +130,37 @@ struct AcquireReply {
   std::vector<AcquireResult> results;
 };
 
+// What an engine says of the future. A hint never blocks and promises nothing: it steers eviction,
+// and brings objects up when that is expected to pay.
+enum class HintKind : uint8_t {
+  kQueue = 0,      // a waiting request
+  kDocuments = 1,  // what a retrieval found and may soon be asked for
+  kSession = 2,    // an idle conversation, expected to return
+  kExperts = 3,    // weights that the next layers or tokens are expected to route to
+  kWithdraw = 4,   // the request is gone, or was served: forget what was said of it
+};
+// Each object's own layout, as far as a client of this daemon has registered it.
+inline constexpr uint32_t kAnyLayout = 0xffffffffu;
+inline constexpr uint64_t kMaxHintAheadUs = uint64_t{24} * 3600 * 1000 * 1000;  // a day
+
+struct HintItem {
+  HintKind kind = HintKind::kQueue;
+  // Names the reason within the session; a later hint with the same id replaces this one.
+  uint64_t request_id = 0;
+  uint32_t order = 0;        // place in the queue, 0 is served next; places may be shared
+  uint64_t eta_us = 0;       // until the first key is wanted, from now; 0: unknown
+  uint64_t deadline_us = 0;  // after which it is no longer wanted, from now; 0: none
+  float confidence = 1;      // 0 .. 1 that it is wanted at all
+  uint32_t layout_id = kAnyLayout;
+  absl::Span<const ObjectKey> keys;  // in order of need; borrowed for the call; none to withdraw
+};
+struct HintResult {
+  // InvalidArgument: layout. NotFound: nothing to withdraw. ResourceExhausted:
+  // limits.max_hints_per_session; the leading `accepted` keys were taken all the same.
+  absl::Status status;
+  uint32_t accepted = 0;  // keys from now on expected, stored already or not
+};
+
 struct FlushReply {
   uint64_t pending_objects = 0;  // committed before the call and not yet durable (or given up)
   uint64_t pending_bytes = 0;
@@ -153,6 +185,35 @@ struct VerifyReply {         // one step of reading everything back
   uint64_t next_cursor = 0;  // 0: end
   uint64_t checked = 0, corrupt = 0, skipped = 0, bytes = 0;
   std::vector<ObjectKey> corrupt_keys;
+};
+
+struct ResizeRequest {
+  std::string tier;    // "host", "nvme"
+  std::string tenant;  // empty: the whole tier
+  uint64_t bytes = 0;  // wanted; 0: changes nothing, tells how far the last one is
+};
+struct ResizeReply {
+  uint64_t current_bytes = 0, target_bytes = 0;
+  bool done = false;                  // current is target, and nothing is above it
+  uint64_t held_by_leases_bytes = 0;  // in the way until their leases end
+};
+
+struct MissRatioQuery {
+  std::string tier;    // "host", "nvme"
+  std::string tenant;  // empty: the session's own
+};
+struct MissRatioPoint {
+  uint64_t bytes = 0;                   // size of the tier
+  float by_accesses = 0, by_bytes = 0;  // share that misses it, 0 .. 1
+};
+struct TierCapacity {
+  std::string tier;
+  uint64_t bytes = 0;
+};
+struct MissRatioCurveReply {
+  std::vector<MissRatioPoint> points;    // by ascending bytes, at most 4,096
+  uint64_t accesses = 0, sampled = 0;    // seen, and of these looked at
+  std::vector<TierCapacity> capacities;  // as they are now, fastest first
 };
 
 struct TierStatus {

@@ -48,6 +48,10 @@ class Service {
   // NotFound: the lease is unknown or has run out.
   virtual absl::StatusOr<uint64_t> Renew(SessionId session, uint64_t lease_id, uint32_t ttl_ms) = 0;
 
+  // One result a hint. Never blocks, never promises (see HintItem).
+  virtual absl::StatusOr<std::vector<HintResult>> Hint(SessionId session,
+                                                       absl::Span<const HintItem> hints) = 0;
+
   // Operators. Each sees the session's own tenant only, but for Status.
   virtual absl::StatusOr<FlushReply> Flush(SessionId session) = 0;
   virtual absl::StatusOr<StatusReply> Status(SessionId session) = 0;
@@ -58,6 +62,12 @@ class Service {
   // Starts or continues a verification of everything the tenant has stored: call with cursor 0,
   // then with next_cursor (busy steps answer the same cursor and 0 checked) until it is 0.
   virtual absl::StatusOr<VerifyReply> Verify(SessionId session, uint64_t cursor) = 0;
+  // Starts to change the size of a tier, or of a tenant's part of it; the caller asks again with
+  // bytes 0 until it is done. NotFound: tier, tenant. InvalidArgument: a size that is out of range.
+  virtual absl::StatusOr<ResizeReply> Resize(SessionId session, const ResizeRequest& request) = 0;
+  // What the tier would miss at other sizes. NotFound: tier, tenant.
+  virtual absl::StatusOr<MissRatioCurveReply> MissRatioCurve(SessionId session,
+                                                             const MissRatioQuery& query) = 0;
 };
 
 }  // namespace terrace

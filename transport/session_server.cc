@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "transport/hint_codec.h"
+#include "transport/operator_codec.h"
 
 namespace terrace {
 namespace {
@@ -40,6 +42,7 @@ class SessionServer final : public wire::Session::Server {
   kj::Promise<void> acquire(AcquireContext context) override;
   kj::Promise<void> release(ReleaseContext context) override;
   kj::Promise<void> renew(RenewContext context) override;
+  kj::Promise<void> hint(HintContext context) override;
   kj::Promise<void> flush(FlushContext context) override;
   kj::Promise<void> status(StatusContext context) override;
   kj::Promise<void> list(ListContext context) override;
@@ -47,6 +50,8 @@ class SessionServer final : public wire::Session::Server {
   kj::Promise<void> remove(RemoveContext context) override;
   kj::Promise<void> pin(PinContext context) override;
   kj::Promise<void> verify(VerifyContext context) override;
+  kj::Promise<void> resize(ResizeContext context) override;
+  kj::Promise<void> missRatioCurve(MissRatioCurveContext context) override;
 
  private:
   absl::Status Open() const {
@@ -181,6 +186,18 @@ kj::Promise<void> SessionServer::renew(RenewContext context) {
   return kj::READY_NOW;
 }
 
+kj::Promise<void> SessionServer::hint(HintContext context) {
+  thread_local std::vector<HintItem> hints;  // borrow from the message
+  absl::Status status = Open();
+  if (status.ok()) status = ReadHints(context.getParams(), limits(), hints);
+  if (!status.ok()) return Answer(context, status);
+  auto results = service().Hint(id(), hints);
+  if (!results.ok()) return Answer(context, results.status());
+  auto out = context.getResults(capnp::MessageSize{16 + results->size() * 4, 0});
+  WriteHintResults(*results, out.initResults(results->size()));
+  return kj::READY_NOW;
+}
+
 kj::Promise<void> SessionServer::flush(FlushContext context) {
   if (absl::Status status = Open(); !status.ok()) return Answer(context, status);
   auto reply = service().Flush(id());
@@ -244,6 +261,28 @@ kj::Promise<void> SessionServer::verify(VerifyContext context) {
   if (!reply.ok()) return Answer(context, reply.status());
   const uint64_t words = 16 + reply->corrupt_keys.size() * 4;
   WriteVerify(*reply, context.getResults(capnp::MessageSize{words, 0}).initReply());
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> SessionServer::resize(ResizeContext context) {
+  ResizeRequest request;
+  absl::Status status = Open();
+  if (status.ok()) status = ReadResize(context.getParams(), request);
+  if (!status.ok()) return Answer(context, status);
+  auto reply = service().Resize(id(), request);
+  if (!reply.ok()) return Answer(context, reply.status());
+  WriteResizeReply(*reply, context.getResults(capnp::MessageSize{16, 0}).initReply());
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> SessionServer::missRatioCurve(MissRatioCurveContext context) {
+  MissRatioQuery query;
+  absl::Status status = Open();
+  if (status.ok()) status = ReadCurveQuery(context.getParams(), query);
+  if (!status.ok()) return Answer(context, status);
+  auto reply = service().MissRatioCurve(id(), query);
+  if (!reply.ok()) return Answer(context, reply.status());
+  WriteCurve(*reply, context.getResults(capnp::MessageSize{CurveWords(*reply), 0}).initReply());
   return kj::READY_NOW;
 }
 

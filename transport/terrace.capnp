@@ -67,6 +67,9 @@ interface Session {
   remove @13 (key :Data) -> (error :Error);
   pin @14 (key :Data, pinned :Bool) -> (error :Error);
   verify @15 (cursor :UInt64) -> (error :Error, reply :VerifyReply);
+  hint @16 (hints :List(HintItem)) -> (error :Error, results :List(HintResult));
+  resize @17 (tier :Text, tenant :Text, bytes :UInt64) -> (error :Error, reply :ResizeReply);
+  missRatioCurve @18 (tier :Text, tenant :Text) -> (error :Error, reply :MissRatioCurveReply);
 }
 
 struct KvGeometry {             # config/kv_geometry.h
@@ -158,6 +161,47 @@ struct VerifyReply {
   skipped @3 :UInt64;
   bytes @4 :UInt64;
   corruptKeys @5 :Data;
+}
+
+struct HintItem {
+  kind @0 :UInt8;               # HintKind
+  requestId @1 :UInt64;
+  order @2 :UInt32;
+  etaUs @3 :UInt64;             # from now; 0: unknown
+  deadlineUs @4 :UInt64;        # from now; 0: none
+  confidence @5 :Float32;       # 0 .. 1
+  layoutId @6 :UInt32;
+  keys @7 :Data;
+}
+
+struct HintResult {
+  error @0 :Error;
+  accepted @1 :UInt32;
+}
+
+struct ResizeReply {
+  currentBytes @0 :UInt64;
+  targetBytes @1 :UInt64;
+  done @2 :Bool;
+  heldByLeasesBytes @3 :UInt64;
+}
+
+struct MissRatioPoint {
+  bytes @0 :UInt64;
+  byAccesses @1 :Float32;
+  byBytes @2 :Float32;
+}
+
+struct TierCapacity {
+  tier @0 :Text;
+  bytes @1 :UInt64;
+}
+
+struct MissRatioCurveReply {
+  points @0 :List(MissRatioPoint);
+  accesses @1 :UInt64;
+  sampled @2 :UInt64;
+  capacities @3 :List(TierCapacity);
 }
 
 struct TierStatus {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "transport/wire_fields.h"
 
 namespace terrace {
 namespace {
@@ -15,59 +16,15 @@ static_assert(sizeof(ExtentInfo) == 16 && offsetof(ExtentInfo, bytes) == 0 &&
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 static_assert(alignof(ObjectKey) == 1);
 
-capnp::Data::Reader AsData(const void* data, size_t bytes) {
-  return capnp::Data::Reader(static_cast<const kj::byte*>(data), bytes);
-}
+constexpr uint8_t kPriorities = 5;  // DESIGN section 5
 
-template <size_t N>
-bool CopyExactly(capnp::Data::Reader data, std::array<uint8_t, N>& out) {
-  if (data.size() != N) return false;
-  std::memcpy(out.data(), data.begin(), N);
-  return true;
-}
-
-std::string ToString(capnp::Text::Reader text) { return std::string(text.begin(), text.size()); }
-capnp::Text::Reader ToText(const std::string& text) {
-  return capnp::Text::Reader(text.c_str(), text.size());
-}
+}  // namespace
 
 absl::Status TooMany(const char* field, uint64_t count, const WireLimits& limits) {
   return absl::ResourceExhaustedError(
       absl::StrCat(field, ": keys per call ", count,
                    " exceeds limits.max_keys_per_call = ", limits.max_keys_per_call));
 }
-
-absl::Status BadReply(const char* field) {
-  return absl::InternalError(absl::StrCat("reply of terraced: ", field, " is malformed"));
-}
-
-template <typename T>
-absl::Status ReadList(typename capnp::List<T>::Reader list, const char* field, uint32_t max_count,
-                      std::vector<T>& out) {
-  if (list.size() > max_count) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, ": ", list.size(), " entries, at most ", max_count));
-  }
-  out.resize(list.size());
-  for (uint32_t i = 0; i < list.size(); ++i) out[i] = list[i];
-  return absl::OkStatus();
-}
-
-template <typename T, typename List>
-void FillList(const std::vector<T>& values, List out) {
-  for (size_t i = 0; i < values.size(); ++i) out.set(i, values[i]);
-}
-
-bool KnownKind(uint8_t kind) {
-  return kind >= static_cast<uint8_t>(ObjectKind::kKv) &&
-         kind <= static_cast<uint8_t>(ObjectKind::kOpaque);
-}
-bool KnownTier(uint8_t tier) { return tier <= static_cast<uint8_t>(TierId::kNvme); }
-bool KnownVerify(uint8_t mode) { return mode <= static_cast<uint8_t>(VerifyMode::kAlways); }
-
-constexpr uint8_t kPriorities = 5;  // DESIGN section 5
-
-}  // namespace
 
 void WriteStatus(const absl::Status& status, wire::Error::Builder error) {
   error.setCode(static_cast<uint16_t>(status.code()));
@@ -455,144 +412,6 @@ absl::Status ReadAcquire(wire::AcquireReply::Reader in, size_t count, AcquireRep
     if (!ReadList(from.getPartCrcs(), "part_crcs", kMaxParts, result.part_crcs).ok()) {
       return BadReply("results.part_crcs");
     }
-  }
-  return absl::OkStatus();
-}
-
-void WriteObject(const ObjectInfo& object, wire::ObjectInfo::Builder out) {
-  out.setKey(AsData(object.key.bytes.data(), object.key.bytes.size()));
-  if (!object.parent.IsZero()) out.setParent(KeyAsData(object.parent));
-  out.setFingerprint(AsData(object.fingerprint.data(), object.fingerprint.size()));
-  out.setKind(static_cast<uint8_t>(object.kind));
-  out.setTokenCount(object.token_count);
-  out.setGrainCount(object.grain_count);
-  out.setCostUs(object.cost_us);
-  out.setPartCount(object.part_count);
-  out.setPayloadBytes(object.payload_bytes);
-  out.setInHost(object.in_host);
-  out.setInNvme(object.in_nvme);
-  out.setPinned(object.pinned);
-  out.setLeaseCount(object.lease_count);
-}
-
-absl::Status ReadObject(wire::ObjectInfo::Reader in, ObjectInfo& object) {
-  if (!CopyExactly(in.getKey(), object.key.bytes)) return BadReply("object.key");
-  if (!ReadOptionalKey(in.getParent(), "parent", object.parent).ok()) {
-    return BadReply("object.parent");
-  }
-  if (!CopyExactly(in.getFingerprint(), object.fingerprint)) return BadReply("object.fingerprint");
-  if (!KnownKind(in.getKind())) return BadReply("object.kind");
-  object.kind = static_cast<ObjectKind>(in.getKind());
-  object.token_count = in.getTokenCount();
-  object.grain_count = in.getGrainCount();
-  object.cost_us = in.getCostUs();
-  object.part_count = in.getPartCount();
-  object.payload_bytes = in.getPayloadBytes();
-  object.in_host = in.getInHost();
-  object.in_nvme = in.getInNvme();
-  object.pinned = in.getPinned();
-  object.lease_count = in.getLeaseCount();
-  return absl::OkStatus();
-}
-
-void WriteVerify(const VerifyReply& reply, wire::VerifyReply::Builder out) {
-  out.setNextCursor(reply.next_cursor);
-  out.setChecked(reply.checked);
-  out.setCorrupt(reply.corrupt);
-  out.setSkipped(reply.skipped);
-  out.setBytes(reply.bytes);
-  out.setCorruptKeys(KeysAsData(reply.corrupt_keys));
-}
-
-absl::Status ReadVerify(wire::VerifyReply::Reader in, VerifyReply& reply) {
-  reply.next_cursor = in.getNextCursor();
-  reply.checked = in.getChecked();
-  reply.corrupt = in.getCorrupt();
-  reply.skipped = in.getSkipped();
-  reply.bytes = in.getBytes();
-  const auto keys = in.getCorruptKeys();
-  if (keys.size() % sizeof(ObjectKey) != 0) return BadReply("corrupt_keys");
-  reply.corrupt_keys.resize(keys.size() / sizeof(ObjectKey));
-  if (keys.size() > 0) std::memcpy(reply.corrupt_keys.data(), keys.begin(), keys.size());
-  return absl::OkStatus();
-}
-
-void WriteStatusReply(const StatusReply& reply, wire::StatusReply::Builder out) {
-  out.setVersion(ToText(reply.version));
-  out.setPid(reply.pid);
-  out.setUptimeMs(reply.uptime_ms);
-  out.setSocketPath(ToText(reply.socket_path));
-  out.setStateDir(ToText(reply.state_dir));
-  out.setVerify(static_cast<uint8_t>(reply.verify));
-  auto tiers = out.initTiers(reply.tiers.size());
-  for (size_t i = 0; i < reply.tiers.size(); ++i) {
-    const TierStatus& from = reply.tiers[i];
-    auto tier = tiers[i];
-    tier.setName(ToText(from.name));
-    tier.setDetail(ToText(from.detail));
-    tier.setCapacityBytes(from.capacity_bytes);
-    tier.setUsedBytes(from.used_bytes);
-    tier.setObjects(from.objects);
-    tier.setPopulatedBytes(from.populated_bytes);
-    tier.setHugePageBytes(from.huge_page_bytes);
-  }
-  auto sessions = out.initSessions(reply.sessions.size());
-  for (size_t i = 0; i < reply.sessions.size(); ++i) {
-    const SessionStatus& from = reply.sessions[i];
-    auto session = sessions[i];
-    session.setId(from.id);
-    session.setPid(from.pid);
-    session.setUid(from.uid);
-    session.setClientName(ToText(from.client_name));
-    session.setTenant(ToText(from.tenant));
-    session.setLeases(from.leases);
-    session.setReservations(from.reservations);
-    session.setAgeMs(from.age_ms);
-  }
-  out.setObjects(reply.objects);
-  out.setLeases(reply.leases);
-  out.setReservations(reply.reservations);
-  auto counters = out.initCounters(reply.counters.size());
-  for (size_t i = 0; i < reply.counters.size(); ++i) {
-    counters[i].setName(ToText(reply.counters[i].first));
-    counters[i].setValue(reply.counters[i].second);
-  }
-}
-
-absl::Status ReadStatusReply(wire::StatusReply::Reader in, StatusReply& reply) {
-  reply.version = ToString(in.getVersion());
-  reply.pid = in.getPid();
-  reply.uptime_ms = in.getUptimeMs();
-  reply.socket_path = ToString(in.getSocketPath());
-  reply.state_dir = ToString(in.getStateDir());
-  if (!KnownVerify(in.getVerify())) return BadReply("verify");
-  reply.verify = static_cast<VerifyMode>(in.getVerify());
-  for (const auto from : in.getTiers()) {
-    TierStatus& tier = reply.tiers.emplace_back();
-    tier.name = ToString(from.getName());
-    tier.detail = ToString(from.getDetail());
-    tier.capacity_bytes = from.getCapacityBytes();
-    tier.used_bytes = from.getUsedBytes();
-    tier.objects = from.getObjects();
-    tier.populated_bytes = from.getPopulatedBytes();
-    tier.huge_page_bytes = from.getHugePageBytes();
-  }
-  for (const auto from : in.getSessions()) {
-    SessionStatus& session = reply.sessions.emplace_back();
-    session.id = from.getId();
-    session.pid = from.getPid();
-    session.uid = from.getUid();
-    session.client_name = ToString(from.getClientName());
-    session.tenant = ToString(from.getTenant());
-    session.leases = from.getLeases();
-    session.reservations = from.getReservations();
-    session.age_ms = from.getAgeMs();
-  }
-  reply.objects = in.getObjects();
-  reply.leases = in.getLeases();
-  reply.reservations = in.getReservations();
-  for (const auto from : in.getCounters()) {
-    reply.counters.emplace_back(ToString(from.getName()), from.getValue());
   }
   return absl::OkStatus();
 }

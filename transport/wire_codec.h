@@ -1,5 +1,6 @@
 // Conversions between transport/messages.h and the Cap'n Proto schema, and every check of what
-// arrives. Private to transport/ (and its tests and fuzzer). Pure functions.
+// arrives: sessions, stores and loads here, operators' calls in operator_codec.h, hints in
+// hint_codec.h. Private to transport/ (and its tests and fuzzer). Pure functions.
 //
 // Read* of requests answer InvalidArgument naming the field, or ResourceExhausted when a list
 // exceeds the limit; Read* of replies answer Internal. A malformed message may also throw
@@ -23,6 +24,9 @@ struct WireLimits {
 };
 
 inline constexpr size_t kMaxNameBytes = 256;  // client and tenant names
+
+// The answer to a list of `count` that is longer than a call may carry.
+absl::Status TooMany(const char* field, uint64_t count, const WireLimits& limits);
 
 // Status <-> Error. A status outside absl's codes reads as Unknown.
 void WriteStatus(const absl::Status& status, wire::Error::Builder error);
@@ -69,9 +73,6 @@ void WriteReserveResults(absl::Span<const ReserveResult> results,
                          capnp::List<wire::ReserveResult>::Builder out);
 uint64_t AcquireWords(const AcquireReply& reply);
 void WriteAcquire(const AcquireReply& reply, wire::AcquireReply::Builder out);
-void WriteObject(const ObjectInfo& object, wire::ObjectInfo::Builder out);
-void WriteVerify(const VerifyReply& reply, wire::VerifyReply::Builder out);
-void WriteStatusReply(const StatusReply& reply, wire::StatusReply::Builder out);
 
 // Replies, as the client reads them.
 absl::Status ReadWelcome(wire::Welcome::Reader in, Welcome& welcome);
@@ -81,8 +82,5 @@ absl::Status ReadTailMatch(wire::TailMatch::Reader in, TailMatch& match);
 absl::Status ReadReserveResults(capnp::List<wire::ReserveResult>::Reader in, size_t count,
                                 std::vector<ReserveResult>& results);
 absl::Status ReadAcquire(wire::AcquireReply::Reader in, size_t count, AcquireReply& reply);
-absl::Status ReadObject(wire::ObjectInfo::Reader in, ObjectInfo& object);
-absl::Status ReadVerify(wire::VerifyReply::Reader in, VerifyReply& reply);
-absl::Status ReadStatusReply(wire::StatusReply::Reader in, StatusReply& reply);
 
 }  // namespace terrace

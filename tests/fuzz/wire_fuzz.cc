@@ -11,7 +11,9 @@
 #include <optional>
 #include <vector>
 
+#include "transport/hint_codec.h"
 #include "transport/message_buffer.h"
+#include "transport/operator_codec.h"
 #include "transport/wire_codec.h"
 
 namespace terrace {
@@ -22,6 +24,28 @@ using Session = wire::Session;
 
 void Check(bool holds) {
   if (!holds) abort();
+}
+
+void ReadHintsAs(capnp::MessageReader& message) {
+  std::vector<HintItem> hints;
+  if (!ReadHints(message.getRoot<Session::HintParams>(), kLimits, hints).ok()) return;
+  size_t total = 0;
+  for (const HintItem& hint : hints) {
+    Check(hint.confidence >= 0 && hint.confidence <= 1);
+    Check(hint.eta_us <= kMaxHintAheadUs && hint.deadline_us <= kMaxHintAheadUs);
+    for (const ObjectKey& each : hint.keys) (void)each.Head64();
+    total += hint.keys.size();
+  }
+  Check(hints.size() <= kLimits.max_keys_per_call && total <= kLimits.max_keys_per_call);
+}
+
+void ReadSizesAs(capnp::MessageReader& message) {
+  ResizeRequest request;
+  if (ReadResize(message.getRoot<Session::ResizeParams>(), request).ok()) {
+    Check(request.tier.size() <= kMaxNameBytes && request.tenant.size() <= kMaxNameBytes);
+  }
+  MissRatioQuery query;
+  (void)ReadCurveQuery(message.getRoot<Session::MissRatioCurveParams>(), query);
 }
 
 // Requests: the daemon reads them from clients.
@@ -87,6 +111,12 @@ void ReadRequestAs(uint8_t which, capnp::MessageReader& message) {
       (void)ReadKeys(params.getKeys(), "keys", kLimits, keys);
       break;
     }
+    case 8:
+      ReadHintsAs(message);
+      break;
+    case 9:
+      ReadSizesAs(message);
+      break;
     default:
       (void)ReadKey(message.getRoot<Session::ShowParams>().getKey(), "key", key);
       break;
@@ -108,6 +138,22 @@ void ReadReplyAs(uint8_t which, capnp::MessageReader& message) {
       (void)ReadStatusReply(message.getRoot<wire::StatusReply>(), reply);
       break;
     }
+    case 2: {
+      MissRatioCurveReply reply;
+      if (ReadCurve(message.getRoot<wire::MissRatioCurveReply>(), reply).ok()) {
+        for (const MissRatioPoint& point : reply.points) Check(point.by_bytes <= 1);
+      }
+      break;
+    }
+    case 3: {
+      const HintItem hint;
+      std::vector<HintResult> results;
+      (void)ReadHintResults(message.getRoot<Session::HintResults>().getResults(), {&hint, 1},
+                            results);
+      ResizeReply reply;
+      (void)ReadResizeReply(message.getRoot<wire::ResizeReply>(), reply);
+      break;
+    }
     default: {
       ObjectInfo object;
       (void)ReadObject(message.getRoot<wire::ObjectInfo>(), object);
@@ -121,7 +167,7 @@ void ReadReplyAs(uint8_t which, capnp::MessageReader& message) {
 }
 
 void ReadAs(uint8_t which, capnp::MessageReader& message) {
-  constexpr uint8_t kRequests = 9, kReplies = 3;
+  constexpr uint8_t kRequests = 11, kReplies = 5;
   which %= kRequests + kReplies;
   if (which < kRequests) {
     ReadRequestAs(which, message);

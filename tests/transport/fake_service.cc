@@ -127,6 +127,16 @@ absl::StatusOr<uint64_t> FakeService::Renew(SessionId, uint64_t lease_id, uint32
   return uint64_t{1} << 50;
 }
 
+absl::StatusOr<std::vector<HintResult>> FakeService::Hint(SessionId,
+                                                          absl::Span<const HintItem> items) {
+  ++hint_count;
+  if (!failure.ok()) return failure;
+  hints.assign(items.begin(), items.end());
+  hint_keys.clear();
+  for (const HintItem& item : items) hint_keys.emplace_back(item.keys.begin(), item.keys.end());
+  return hint_results;
+}
+
 absl::StatusOr<FlushReply> FakeService::Flush(SessionId) {
   if (!failure.ok()) return failure;
   return flush_reply;
@@ -164,6 +174,19 @@ absl::StatusOr<VerifyReply> FakeService::Verify(SessionId, uint64_t cursor) {
   if (!failure.ok()) return failure;
   number = cursor;
   return verify_reply;
+}
+
+absl::StatusOr<ResizeReply> FakeService::Resize(SessionId, const ResizeRequest& request) {
+  if (!failure.ok()) return failure;
+  resize_request = request;
+  return resize_reply;
+}
+
+absl::StatusOr<MissRatioCurveReply> FakeService::MissRatioCurve(SessionId,
+                                                                const MissRatioQuery& query) {
+  if (!failure.ok()) return failure;
+  curve_query = query;
+  return curve_reply;
 }
 
 TestHost::TestHost(Service& service, ServerOptions options) : options_(std::move(options)) {

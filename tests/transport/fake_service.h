@@ -36,6 +36,9 @@ class FakeService : public Service {
   std::vector<ReserveResult> reserve_results;
   std::vector<absl::Status> commit_results;
   AcquireReply acquire_reply;
+  std::vector<HintResult> hint_results;
+  ResizeReply resize_reply;
+  MissRatioCurveReply curve_reply;
   FlushReply flush_reply;
   StatusReply status_reply;
   ListReply list_reply;
@@ -53,6 +56,10 @@ class FakeService : public Service {
   ObjectKey parent;
   std::vector<ReserveItem> reserve_items;
   std::vector<CommitItem> commit_items;
+  std::vector<HintItem> hints;  // their keys are in hint_keys
+  std::vector<std::vector<ObjectKey>> hint_keys;
+  ResizeRequest resize_request;
+  MissRatioQuery curve_query;
   std::vector<uint64_t> ids;
   AcquireOptions acquire_options;
   uint64_t number = 0;
@@ -61,6 +68,7 @@ class FakeService : public Service {
   std::atomic<int> open_count{0};
   std::atomic<int> close_count{0};
   std::atomic<int> lookup_count{0};
+  std::atomic<int> hint_count{0};
 
   absl::StatusOr<Welcome> OpenSession(const PeerCredentials& peer,
                                       const ClientHello& hello) override;
@@ -82,6 +90,8 @@ class FakeService : public Service {
                                        const AcquireOptions& options) override;
   absl::Status Release(SessionId session, absl::Span<const uint64_t> lease_ids) override;
   absl::StatusOr<uint64_t> Renew(SessionId session, uint64_t lease_id, uint32_t ttl_ms) override;
+  absl::StatusOr<std::vector<HintResult>> Hint(SessionId session,
+                                               absl::Span<const HintItem> items) override;
   absl::StatusOr<FlushReply> Flush(SessionId session) override;
   absl::StatusOr<StatusReply> Status(SessionId session) override;
   absl::StatusOr<ListReply> List(SessionId session, uint64_t cursor, uint32_t limit) override;
@@ -89,6 +99,9 @@ class FakeService : public Service {
   absl::Status Remove(SessionId session, const ObjectKey& key) override;
   absl::Status Pin(SessionId session, const ObjectKey& key, bool pinned) override;
   absl::StatusOr<VerifyReply> Verify(SessionId session, uint64_t cursor) override;
+  absl::StatusOr<ResizeReply> Resize(SessionId session, const ResizeRequest& request) override;
+  absl::StatusOr<MissRatioCurveReply> MissRatioCurve(SessionId session,
+                                                     const MissRatioQuery& query) override;
 
  private:
   SessionId next_session_ = 1;

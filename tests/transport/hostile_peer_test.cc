@@ -10,10 +10,12 @@
 
 #include <chrono>
 #include <fstream>
+#include <limits>
 #include <random>
 
 #include "tests/transport/fake_service.h"
 #include "transport/terrace.capnp.h"
+#include "transport/wire_codec.h"
 
 namespace terrace {
 namespace {
@@ -217,6 +219,56 @@ TEST_F(HostilePeerTest, BadFieldsAreInvalidArgument) {
   EXPECT_THAT(std::string(parts.message()), HasSubstr("part_bytes_per_token"));
   layout.part_bytes_per_token = {64, 0};
   EXPECT_EQ(good_->RegisterLayout(layout).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(HostilePeerTest, HintsAreBounded) {
+  const auto refused = [this](HintItem hint) {
+    const absl::Status status = good_->Hint({&hint, 1}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  };
+  HintItem hint;
+  hint.confidence = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_THAT(refused(hint), HasSubstr("hints.confidence: nan is not 0 .. 1"));
+  hint.confidence = 1.01f;
+  EXPECT_THAT(refused(hint), HasSubstr("hints.confidence"));
+  hint.confidence = -0.01f;
+  EXPECT_THAT(refused(hint), HasSubstr("hints.confidence"));
+  hint = {};
+  hint.eta_us = kMaxHintAheadUs + 1;
+  EXPECT_THAT(refused(hint), HasSubstr("hints.eta_us: 86400000001 is not 0 .. 86400000000"));
+  hint = {};
+  hint.deadline_us = ~uint64_t{0};
+  EXPECT_THAT(refused(hint), HasSubstr("hints.deadline_us"));
+  hint = {};
+  hint.kind = static_cast<HintKind>(5);
+  EXPECT_THAT(refused(hint), HasSubstr("hints.kind: 5 is unknown"));
+  const std::vector<ObjectKey> keys(51);
+  hint.kind = HintKind::kWithdraw;
+  hint.keys = keys;
+  EXPECT_THAT(refused(hint), HasSubstr("hints.keys"));
+
+  // The limit is on all keys of a call, and on its hints.
+  hint.kind = HintKind::kQueue;
+  absl::Status status = good_->Hint({{hint, hint}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("keys per call 102 exceeds limits.max_keys_per_call = 100"));
+  status = good_->Hint(std::vector<HintItem>(101)).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(service_.hint_count, 0);
+}
+
+TEST_F(HostilePeerTest, NamesOfTiersAndTenantsAreBounded) {
+  const std::string longer(kMaxNameBytes + 1, 'x');
+  EXPECT_THAT(std::string(good_->Resize({longer, "", 1}).status().message()),
+              HasSubstr("tier: 257"));
+  EXPECT_THAT(std::string(good_->Resize({"host", longer, 1}).status().message()),
+              HasSubstr("tenant: 257"));
+  EXPECT_EQ(good_->MissRatioCurve({longer, ""}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(good_->MissRatioCurve({"", longer}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(HostilePeerTest, UnreadRepliesStopTheReadingNotTheDaemon) {

@@ -265,6 +265,70 @@ TEST_F(RoundTripTest, OperatorsCalls) {
   EXPECT_EQ(verify->corrupt_keys, std::vector<ObjectKey>{TestKey(3)});
 }
 
+TEST_F(RoundTripTest, Hint) {
+  service_.hint_results = {{absl::OkStatus(), 2},
+                           {absl::NotFoundError("request 8"), 0},
+                           {absl::ResourceExhaustedError("limits"), 1}};
+  const std::vector<ObjectKey> keys = {TestKey(1), TestKey(2), TestKey(3), TestKey(4)};
+  const auto all = absl::MakeConstSpan(keys);
+  const std::vector<HintItem> hints = {
+      {HintKind::kDocuments, uint64_t{1} << 63, 7, kMaxHintAheadUs, 12345, 0.25f, 3, all.first(2)},
+      {HintKind::kWithdraw, 8, 0, 0, 0, 1, 0, {}},
+      {HintKind::kExperts, 9, 0xffffffffu, 0, kMaxHintAheadUs, 0, 4, all.subspan(2)}};
+  auto results = connection_->Hint(hints);
+  ASSERT_TRUE(results.ok()) << results.status();
+  ASSERT_EQ(service_.hints.size(), hints.size());
+  for (size_t i = 0; i < hints.size(); ++i) {
+    const HintItem& got = service_.hints[i];
+    EXPECT_EQ(got.kind, hints[i].kind);
+    EXPECT_EQ(got.request_id, hints[i].request_id);
+    EXPECT_EQ(got.order, hints[i].order);
+    EXPECT_EQ(got.eta_us, hints[i].eta_us);
+    EXPECT_EQ(got.deadline_us, hints[i].deadline_us);
+    EXPECT_EQ(got.confidence, hints[i].confidence);
+    EXPECT_EQ(got.layout_id, hints[i].layout_id);
+    EXPECT_EQ(absl::MakeConstSpan(service_.hint_keys[i]), hints[i].keys);
+    EXPECT_EQ((*results)[i].status, service_.hint_results[i].status);
+    EXPECT_EQ((*results)[i].accepted, service_.hint_results[i].accepted);
+  }
+  service_.hint_results.clear();
+  EXPECT_TRUE(connection_->Hint({}).ok());
+  EXPECT_EQ(connection_->Hint(hints).status().code(), absl::StatusCode::kInternal);  // results lack
+}
+
+TEST_F(RoundTripTest, Resize) {
+  service_.resize_reply = {uint64_t{5} << 30, uint64_t{6} << 30, true, 77};
+  auto reply = connection_->Resize({"host", "tenant-a", uint64_t{6} << 30});
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(service_.resize_request.tier, "host");
+  EXPECT_EQ(service_.resize_request.tenant, "tenant-a");
+  EXPECT_EQ(service_.resize_request.bytes, uint64_t{6} << 30);
+  EXPECT_EQ(reply->current_bytes, uint64_t{5} << 30);
+  EXPECT_EQ(reply->target_bytes, uint64_t{6} << 30);
+  EXPECT_TRUE(reply->done);
+  EXPECT_EQ(reply->held_by_leases_bytes, 77u);
+}
+
+TEST_F(RoundTripTest, MissRatioCurve) {
+  service_.curve_reply.points = {{0, 1, 1}, {uint64_t{1} << 33, 0.5f, 0.25f}};
+  service_.curve_reply.accesses = uint64_t{1} << 40;
+  service_.curve_reply.sampled = 1000;
+  service_.curve_reply.capacities = {{"host", 1 << 30}, {"nvme", uint64_t{1} << 40}};
+  auto reply = connection_->MissRatioCurve({"nvme", "tenant-b"});
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(service_.curve_query.tier, "nvme");
+  EXPECT_EQ(service_.curve_query.tenant, "tenant-b");
+  ASSERT_EQ(reply->points.size(), 2u);
+  EXPECT_EQ(reply->points[1].bytes, uint64_t{1} << 33);
+  EXPECT_EQ(reply->points[1].by_accesses, 0.5f);
+  EXPECT_EQ(reply->points[1].by_bytes, 0.25f);
+  EXPECT_EQ(reply->accesses, uint64_t{1} << 40);
+  EXPECT_EQ(reply->sampled, 1000u);
+  ASSERT_EQ(reply->capacities.size(), 2u);
+  EXPECT_EQ(reply->capacities[1].tier, "nvme");
+  EXPECT_EQ(reply->capacities[1].bytes, uint64_t{1} << 40);
+}
+
 TEST_F(RoundTripTest, StatusCarriesEverything) {
   StatusReply& from = service_.status_reply;
   from.version = "v";
@@ -333,6 +397,9 @@ TEST_F(RoundTripTest, EveryStatusCodeSurvivesEveryCall) {
     EXPECT_EQ(connection_->Remove(keys[0]), want);
     EXPECT_EQ(connection_->Pin(keys[0], false), want);
     EXPECT_EQ(connection_->Verify(0).status(), want);
+    EXPECT_EQ(connection_->Hint({}).status(), want);
+    EXPECT_EQ(connection_->Resize({}).status(), want);
+    EXPECT_EQ(connection_->MissRatioCurve({}).status(), want);
   }
   EXPECT_TRUE(connection_->alive());  // the daemon's own Unavailable is no broken connection
 }

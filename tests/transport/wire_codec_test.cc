@@ -6,10 +6,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <string>
 
+#include "transport/hint_codec.h"
 #include "transport/message_buffer.h"
+#include "transport/operator_codec.h"
 
 namespace terrace {
 namespace {
@@ -123,6 +126,58 @@ TEST(WireCodecTest, RepliesOfAStrangeDaemonAreErrors) {
   AcquireReply reply;
   capnp::MallocMessageBuilder other;
   EXPECT_FALSE(ReadAcquire(other.initRoot<wire::AcquireReply>().asReader(), 1, reply).ok());
+}
+
+TEST(WireCodecTest, HintsAreViewsOnTheirMessage) {
+  capnp::MallocMessageBuilder message;
+  auto params = message.initRoot<wire::Session::HintParams>();
+  const std::vector<ObjectKey> keys(3);
+  const HintItem hint{HintKind::kSession, 1, 2, 3, 4, 0.5f, 5, keys};
+  WriteHints({&hint, 1}, params);
+  EXPECT_LE(message.sizeInWords(), HintWords({&hint, 1}));
+  std::vector<HintItem> hints;
+  ASSERT_TRUE(ReadHints(params.asReader(), {3}, hints).ok());
+  EXPECT_EQ(hints[0].keys, hint.keys);
+  EXPECT_EQ(ReadHints(params.asReader(), {2}, hints).code(), absl::StatusCode::kResourceExhausted);
+  params.getHints()[0].initKeys(33);
+  const absl::Status status = ReadHints(params.asReader(), {3}, hints);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("hints.keys: 33 bytes"));
+}
+
+TEST(WireCodecTest, HintResultsBelongToTheirHints) {
+  capnp::MallocMessageBuilder message;
+  auto results = message.initRoot<wire::Session::HintResults>().initResults(1);
+  const std::vector<ObjectKey> keys(3);
+  HintItem hint;
+  hint.keys = keys;
+  std::vector<HintResult> read;
+  results[0].setAccepted(3);
+  EXPECT_TRUE(ReadHintResults(results.asReader(), {&hint, 1}, read).ok());
+  results[0].setAccepted(4);  // more than were given
+  EXPECT_EQ(ReadHintResults(results.asReader(), {&hint, 1}, read).code(),
+            absl::StatusCode::kInternal);
+}
+
+TEST(WireCodecTest, CurvesAreRatiosAndFewPoints) {
+  for (const float bad : {-0.1f, 1.1f, std::nanf("")}) {
+    capnp::MallocMessageBuilder message;
+    auto out = message.initRoot<wire::MissRatioCurveReply>();
+    out.initPoints(1)[0].setByBytes(bad);
+    MissRatioCurveReply reply;
+    EXPECT_FALSE(ReadCurve(out.asReader(), reply).ok()) << bad;
+  }
+  for (const uint32_t points : {4096u, 4097u}) {
+    capnp::MallocMessageBuilder message;
+    auto out = message.initRoot<wire::MissRatioCurveReply>();
+    out.initPoints(points);
+    MissRatioCurveReply reply;
+    EXPECT_EQ(ReadCurve(out.asReader(), reply).ok(), points == 4096u);
+  }
+  capnp::MallocMessageBuilder message;
+  auto out = message.initRoot<wire::MissRatioCurveReply>();
+  out.initCapacities(17);
+  MissRatioCurveReply reply;
+  EXPECT_FALSE(ReadCurve(out.asReader(), reply).ok());
 }
 
 TEST(WireCodecTest, AnUnknownStatusCodeIsUnknown) {

@@ -9,6 +9,7 @@ See terrace_kv.connectors for engines.
 from terrace_kv.client import (
     Chunk, Client, CommitReport, K, KvGeometry, Lease, Match, Model, Store, StoreChunk, V, open,
 )
+from terrace_kv.hints import ExpectedRead, HintReport
 from terrace_kv.errors import (
     AlreadyExists, DataLoss, DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument,
     NotFound, PermissionDenied, ResourceExhausted, TerraceError, Unavailable,
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExists", "Chunk", "Client", "CommitReport", "DataLoss", "DeadlineExceeded",
-    "FailedPrecondition", "Internal", "InvalidArgument", "K", "KvGeometry", "Lease", "Match",
+    "ExpectedRead", "FailedPrecondition", "HintReport", "Internal", "InvalidArgument", "K", "KvGeometry", "Lease", "Match",
     "Model", "NotFound", "PermissionDenied", "ResourceExhausted", "Store", "StoreChunk",
     "TerraceError", "Unavailable", "V", "open",
 ]

@@ -65,6 +65,23 @@ class CommitReport(c.Structure):
     ]
 
 
+class ExpectedRead(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("kind", c.c_uint32), ("order", c.c_uint32),
+        ("request_id", c.c_uint64), ("eta_us", c.c_uint64), ("deadline_us", c.c_uint64),
+        ("confidence", c.c_float), ("tokens", c.c_void_p), ("token_count", c.c_size_t),
+        ("extra", c.c_char_p), ("extra_bytes", c.c_size_t), ("keys", c.c_void_p),
+        ("key_count", c.c_size_t),
+    ]
+
+
+class HintReport(c.Structure):
+    _fields_ = [
+        ("accepted", c.c_uint32), ("refused", c.c_uint32), ("keys", c.c_uint64),
+        ("why", c.c_int32),
+    ]
+
+
 class VerifyReport(c.Structure):
     _fields_ = [
         ("checked", c.c_uint64), ("corrupt", c.c_uint64), ("skipped", c.c_uint64),
@@ -123,6 +140,9 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "terrace_store_buffer": (_STATUS, [_P, _SIZE, _U32, _U32, _OUT, c.POINTER(_SIZE)]),
     "terrace_store_commit": (_STATUS, [_P, c.POINTER(CommitReport)]),
     "terrace_store_abort": (_STATUS, [_P]),
+    "terrace_hint": (
+        _STATUS, [_P, _P, c.POINTER(ExpectedRead), _SIZE, c.POINTER(HintReport)]),
+    "terrace_withdraw": (_STATUS, [_P, c.POINTER(_U64), _SIZE, c.POINTER(HintReport)]),
     "terrace_opaque_key": (_STATUS, [_P, _P, _SIZE, Key]),
     "terrace_put": (_STATUS, [_P, Key, _P, _SIZE]),
     "terrace_get": (_STATUS, [_P, Key, _U32, _OUT]),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from terrace_kv import _capi, errors
+from terrace_kv import _capi, errors, hints
 from terrace_kv._capi import call, lib
 
 K, V = 0, 1
@@ -507,6 +507,26 @@ class Client(_Handle):
         call("terrace_begin_store", self._h, model._h, array.ctypes.data, len(array), extra,
              len(extra), _u64("cost_us", cost_us), c.byref(handle))
         return Store(handle)
+
+    def hint(self, reads: Sequence[hints.ExpectedRead],
+             model: Model | None = None) -> hints.HintReport:
+        """Says what will be read and when: what is wanted soon then stays in memory, or is brought
+        there meanwhile. Never waits for a disk, promises nothing; ends with this client. `model`
+        is that of the prompts. Raises InvalidArgument naming the field."""
+        tokens = [_tokens(() if read.tokens is None else read.tokens) for read in reads]
+        keys = [b"".join(bytes(_key(key)) for key in read.keys) for read in reads]
+        array = (_capi.ExpectedRead * len(reads))(*map(hints.to_c, reads, tokens, keys))
+        report = _capi.HintReport()
+        call("terrace_hint", self._h, None if model is None else model._h, array, len(reads),
+             c.byref(report))
+        return hints.report_of(report)
+
+    def withdraw(self, request_ids: Sequence[int]) -> hints.HintReport:
+        """Those requests are gone or were served. Unknown ones count as refused."""
+        ids = [_u64("request_ids", request_id) for request_id in request_ids]
+        report = _capi.HintReport()
+        call("terrace_withdraw", self._h, (c.c_uint64 * len(ids))(*ids), len(ids), c.byref(report))
+        return hints.report_of(report)
 
     def opaque_key(self, name: str | bytes) -> str:
         """The key of this tenant's object of that name, for put() and get(): 64 hex digits."""

@@ -1,8 +1,10 @@
 #include "tiers/extent_allocator.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 namespace terrace {
 
@@ -10,6 +12,7 @@ namespace {
 
 // How many runs of the request's own class are looked at, to stay O(1).
 constexpr int kOwnClassLooks = 32;
+constexpr uint32_t kHugePages = 512;  // in a huge page
 
 }  // namespace
 
@@ -70,21 +73,128 @@ void ExtentAllocator::Unlink(uint32_t block) {
   b.free = 0;
 }
 
+uint32_t ExtentAllocator::SplitAfter(uint32_t block, uint32_t pages) {
+  const uint32_t rest = NewBlock();
+  Block& b = blocks_[block];
+  blocks_[rest] = {b.page + pages, b.pages - pages, b.free, block, b.after, kNone, kNone};
+  if (b.after != kNone) {
+    blocks_[b.after].before = rest;
+  } else {
+    last_ = rest;
+  }
+  b.after = rest;
+  b.pages = pages;
+  if (edge_ == block && !above(rest)) edge_ = rest;
+  return rest;
+}
+
+void ExtentAllocator::Absorb(uint32_t block, uint32_t after) {
+  Block& b = blocks_[block];
+  b.pages += blocks_[after].pages;
+  b.after = blocks_[after].after;
+  if (b.after != kNone) {
+    blocks_[b.after].before = block;
+  } else {
+    last_ = block;
+  }
+  if (edge_ == after) edge_ = block;
+  DropBlock(after);
+}
+
+uint32_t ExtentAllocator::Settle(uint32_t block) {
+  const bool is_above = above(block);
+  blocks_[block].free = 1;
+  const uint32_t after = blocks_[block].after;
+  if (after != kNone && blocks_[after].free && above(after) == is_above) {
+    if (!is_above) Unlink(after);
+    Absorb(block, after);
+  }
+  const uint32_t before = blocks_[block].before;
+  if (before != kNone && blocks_[before].free && above(before) == is_above) {
+    if (!is_above) Unlink(before);
+    Absorb(before, block);
+    block = before;
+  }
+  blocks_[block].free = 1;  // also when Unlink took it out of its list
+  if (!is_above) Link(block);
+  return block;
+}
+
+void ExtentAllocator::Emptied(uint32_t block, uint32_t page, uint32_t pages) {
+  const Block& b = blocks_[block];
+  const uint32_t begin = std::max(b.page, page / kHugePages * kHugePages);
+  const uint64_t last = (uint64_t{page} + pages + kHugePages - 1) / kHugePages * kHugePages;
+  const uint64_t end = std::min(uint64_t{b.page} + b.pages, last);
+  emptied_.push_back({uint64_t{begin} * kPageBytes, (end - begin) * kPageBytes});
+}
+
+uint32_t ExtentAllocator::PagesFrom(uint32_t block, uint32_t page) const {
+  const uint32_t begin = std::max(blocks_[block].page, page);
+  const uint32_t end = blocks_[block].page + blocks_[block].pages;
+  return end > begin ? end - begin : 0;
+}
+
 void ExtentAllocator::Grow(uint64_t bytes) {
   const uint32_t pages = bytes / kPageBytes;
   if (pages == 0) return;
-  if (last_ != kNone && blocks_[last_].free) {
-    Unlink(last_);
-    blocks_[last_].pages += pages;
-    Link(last_);
-  } else {
-    const uint32_t block = NewBlock();
-    blocks_[block] = {total_pages_, pages, 0, last_, kNone, kNone, kNone};
-    if (last_ != kNone) blocks_[last_].after = block;
-    last_ = block;
-    Link(block);
+  const uint32_t limit = limit_page_ + pages;
+  if (limit > total_pages_) {
+    const uint32_t added = NewBlock();
+    blocks_[added] = {total_pages_, limit - total_pages_, 1, last_, kNone, kNone, kNone};
+    if (last_ != kNone) blocks_[last_].after = added;
+    const uint32_t before = std::exchange(last_, added);
+    total_pages_ = limit;
+    // What is free below the limit joins it further down.
+    if (before != kNone && blocks_[before].free && above(before)) Absorb(before, added);
   }
-  total_pages_ += pages;
+  uint32_t block = edge_ == kNone ? 0 : blocks_[edge_].after;
+  if (edge_ != kNone && !blocks_[edge_].free) {
+    used_above_pages_ -= PagesFrom(edge_, limit_page_) - PagesFrom(edge_, limit);
+  }
+  limit_page_ = limit;
+  while (block != kNone && !above(block)) {
+    edge_ = block;
+    if (blocks_[block].free) {
+      if (PagesFrom(block, limit) > 0) SplitAfter(block, limit - blocks_[block].page);
+      Settle(block);
+      block = edge_;
+    } else {
+      used_above_pages_ -= blocks_[block].pages - PagesFrom(block, limit);
+    }
+    block = blocks_[block].after;
+  }
+}
+
+bool ExtentAllocator::Lower(uint64_t bytes, uint32_t max_blocks) {
+  const uint32_t goal = bytes / kPageBytes;
+  while (limit_page_ > goal) {
+    if (max_blocks-- == 0) return false;
+    uint32_t block = edge_;
+    const uint32_t limit = std::max(goal, blocks_[block].page);
+    if (!blocks_[block].free) {
+      used_above_pages_ += PagesFrom(block, limit) - PagesFrom(block, limit_page_);
+      limit_page_ = limit;
+      if (above(block)) edge_ = blocks_[block].before;
+      continue;
+    }
+    Unlink(block);
+    blocks_[block].free = 1;
+    const uint32_t emptied = PagesFrom(block, limit);
+    limit_page_ = limit;
+    if (!above(block)) {
+      const uint32_t rest = SplitAfter(block, limit - blocks_[block].page);
+      Link(block);
+      block = rest;
+    } else {
+      edge_ = blocks_[block].before;
+    }
+    Emptied(Settle(block), limit, emptied);
+  }
+  return true;
+}
+
+std::vector<ExtentAllocator::Range> ExtentAllocator::TakeEmptied() {
+  return std::exchange(emptied_, {});
 }
 
 uint32_t ExtentAllocator::FindFree(uint32_t pages) const {
@@ -114,24 +224,12 @@ uint32_t ExtentAllocator::FindFree(uint32_t pages) const {
 
 std::optional<ExtentAllocator::Allocation> ExtentAllocator::Allocate(uint64_t bytes) {
   const uint64_t wanted = bytes == 0 ? 1 : (bytes + kPageBytes - 1) / kPageBytes;
-  if (wanted > total_pages_ - used_pages_) return std::nullopt;
+  if (wanted > limit_page_) return std::nullopt;
   const uint32_t pages = static_cast<uint32_t>(wanted);
   const uint32_t block = FindFree(pages);
   if (block == kNone) return std::nullopt;
   Unlink(block);
-  if (blocks_[block].pages > pages) {
-    const uint32_t rest = NewBlock();
-    Block& b = blocks_[block];
-    blocks_[rest] = {b.page + pages, b.pages - pages, 0, block, b.after, kNone, kNone};
-    if (b.after != kNone) {
-      blocks_[b.after].before = rest;
-    } else {
-      last_ = rest;
-    }
-    b.after = rest;
-    b.pages = pages;
-    Link(rest);
-  }
+  if (blocks_[block].pages > pages) Link(SplitAfter(block, pages));
   used_pages_ += pages;
   ++allocations_;
   return Allocation{uint64_t{blocks_[block].page} * kPageBytes, block};
@@ -144,26 +242,16 @@ void ExtentAllocator::Free(uint32_t block) {
   }
   used_pages_ -= blocks_[block].pages;
   --allocations_;
-  const uint32_t after = blocks_[block].after;
-  if (after != kNone && blocks_[after].free) {
-    Unlink(after);
-    blocks_[block].pages += blocks_[after].pages;
-    blocks_[block].after = blocks_[after].after;
-    if (blocks_[after].after != kNone) blocks_[blocks_[after].after].before = block;
-    if (last_ == after) last_ = block;
-    DropBlock(after);
+  if (const uint32_t over = PagesFrom(block, limit_page_); over > 0) {
+    used_above_pages_ -= over;
+    const uint32_t first = blocks_[block].page + blocks_[block].pages - over;
+    if (above(block)) {
+      Emptied(Settle(block), first, over);
+      return;
+    }
+    Emptied(Settle(SplitAfter(block, blocks_[block].pages - over)), first, over);
   }
-  const uint32_t before = blocks_[block].before;
-  if (before != kNone && blocks_[before].free) {
-    Unlink(before);
-    blocks_[before].pages += blocks_[block].pages;
-    blocks_[before].after = blocks_[block].after;
-    if (blocks_[block].after != kNone) blocks_[blocks_[block].after].before = before;
-    if (last_ == block) last_ = before;
-    DropBlock(block);
-    block = before;
-  }
-  Link(block);
+  Settle(block);
 }
 
 uint64_t ExtentAllocator::largest_free_bytes() const {

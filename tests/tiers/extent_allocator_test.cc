@@ -92,6 +92,95 @@ TEST(ExtentAllocator, RandomUseKeepsRunsDisjoint) {
   EXPECT_EQ(allocator.largest_free_bytes(), 64 * kMiB);
 }
 
+TEST(ExtentAllocator, HandsNothingOutAboveTheLimit) {
+  ExtentAllocator allocator;
+  allocator.Grow(16 * kPage);
+  const auto a = allocator.Allocate(6 * kPage), b = allocator.Allocate(4 * kPage);
+  ASSERT_TRUE(a && b);
+  ASSERT_TRUE(allocator.Lower(8 * kPage, 100));  // through the middle of b
+  EXPECT_EQ(allocator.limit_bytes(), 8 * kPage);
+  EXPECT_EQ(allocator.used_above_bytes(), 2 * kPage);
+  EXPECT_FALSE(allocator.Allocate(kPage).has_value());
+  auto emptied = allocator.TakeEmptied();
+  ASSERT_EQ(emptied.size(), 1u);
+  EXPECT_EQ(emptied[0].offset, 10 * kPage);
+  EXPECT_EQ(emptied[0].bytes, 6 * kPage);
+  allocator.Free(b->block);
+  emptied = allocator.TakeEmptied();
+  ASSERT_EQ(emptied.size(), 1u);
+  EXPECT_EQ(emptied[0].offset, 8 * kPage);
+  EXPECT_EQ(emptied[0].bytes, 8 * kPage);  // with what is free around it
+  EXPECT_EQ(allocator.largest_free_bytes(), 2 * kPage);
+  allocator.Grow(4 * kPage);
+  EXPECT_EQ(allocator.largest_free_bytes(), 6 * kPage);
+  allocator.Free(a->block);
+  allocator.Grow(8 * kPage);  // beyond where it has ever been
+  EXPECT_EQ(allocator.largest_free_bytes(), 20 * kPage);
+}
+
+// The limit goes up and down under random use. What is reported as empty must be all that is free
+// above the limit, and never what is in use.
+TEST(ExtentAllocator, RandomLimitsKeepRunsDisjointAndTellWhatIsEmpty) {
+  std::mt19937_64 random(20261126);
+  ExtentAllocator allocator;
+  constexpr uint64_t kPages = 4096;
+  enum State : uint8_t { kUsable, kUsed, kEmptied };
+  std::vector<State> pages(kPages, kEmptied);              // as the owner of the memory sees them
+  std::map<uint64_t, std::pair<uint64_t, uint32_t>> live;  // first page -> {pages, block}
+  uint64_t limit = 0, goal = 0;
+  const auto mark = [&](uint64_t first, uint64_t count, State state) {
+    std::fill_n(pages.begin() + static_cast<int64_t>(first), count, state);
+  };
+  for (int step = 0; step < 60000; ++step) {
+    const uint64_t choice = random() % 100;
+    if (choice == 0) goal = 1 + random() % kPages;
+    if (limit > goal) {
+      const bool done = allocator.Lower(goal * kPage, 1 + random() % 20);
+      ASSERT_EQ(done, allocator.limit_bytes() == goal * kPage);
+    } else if (limit < goal && choice < 50) {
+      allocator.Grow(std::min<uint64_t>(goal - limit, 1 + random() % 300) * kPage);
+      for (uint64_t page = limit; page < allocator.limit_bytes() / kPage; ++page) {
+        if (pages[page] == kEmptied) pages[page] = kUsable;
+      }
+    }
+    limit = allocator.limit_bytes() / kPage;
+    if (live.empty() || random() % 5 < 3) {
+      const uint64_t count = 1 + random() % 64;
+      if (const auto got = allocator.Allocate(count * kPage)) {
+        const uint64_t first = got->offset / kPage;
+        ASSERT_LE(first + count, limit);
+        for (uint64_t page = first; page < first + count; ++page) ASSERT_EQ(pages[page], kUsable);
+        mark(first, count, kUsed);
+        live[first] = {count, got->block};
+      }
+    } else {
+      auto victim = std::next(live.begin(), static_cast<int64_t>(random() % live.size()));
+      allocator.Free(victim->second.second);
+      mark(victim->first, victim->second.first, kUsable);
+      live.erase(victim);
+    }
+    for (const auto& [offset, bytes] : allocator.TakeEmptied()) {
+      ASSERT_GE(offset, limit * kPage);
+      for (uint64_t page = offset / kPage; page < (offset + bytes) / kPage; ++page) {
+        ASSERT_NE(pages[page], kUsed);
+        pages[page] = kEmptied;
+      }
+    }
+    uint64_t used_above = 0;
+    for (const auto& [first, entry] : live) {
+      const uint64_t end = first + entry.first;
+      used_above += end > limit ? end - std::max(first, limit) : 0;
+    }
+    ASSERT_EQ(allocator.used_above_bytes(), used_above * kPage);
+    for (uint64_t page = limit; page < kPages; ++page) ASSERT_NE(pages[page], kUsable) << page;
+  }
+  for (const auto& [first, entry] : live) allocator.Free(entry.second);
+  while (!allocator.Lower(kPage, 1000)) {
+  }
+  allocator.Grow((kPages - 1) * kPage);
+  EXPECT_EQ(allocator.largest_free_bytes(), kPages * kPage);
+}
+
 using PageCountFn = uint64_t (*)(std::mt19937_64&);
 // 64 KiB to 16 MiB.
 uint64_t UniformPages(std::mt19937_64& random) { return 16 + random() % 4081; }
@@ -169,7 +258,7 @@ TEST(ExtentAllocator, FragmentationStaysBoundedUnderRandomReplacement) {
       ++stored;
       continue;
     }
-    const double used = static_cast<double>(allocator.used_bytes()) / allocator.size_bytes();
+    const double used = static_cast<double>(allocator.used_bytes()) / allocator.limit_bytes();
     if (stored > 2000) {  // past the first fill
       worst = std::min(worst, used);
       sum += used;

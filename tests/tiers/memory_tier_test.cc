@@ -10,10 +10,15 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
 #include <vector>
 
+#include "kernels/checksum.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "tests/support/test_loop.h"
@@ -139,6 +144,150 @@ TEST(MemoryTier, RefusesACapacityItCannotAddress) {
         MemoryTier::Create({"test", bytes, 8 * kMiB}, loop.post()).status()))
         << bytes;
   }
+}
+
+uint64_t MemoryOf(const MemoryTier& tier) {
+  struct stat info;
+  return fstat(tier.fd(), &info) == 0 ? static_cast<uint64_t>(info.st_blocks) * 512 : 0;
+}
+
+// Runs what is posted, and steps of a shrink, until the tier has the size it should have.
+bool ShrinkUntil(MemoryTier& tier, TestLoop& loop, absl::FunctionRef<bool()> done) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (std::chrono::steady_clock::now() < deadline) {
+    tier.Shrink();
+    if (loop.RunUntil(done, std::chrono::seconds(0))) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
+TEST(MemoryTier, GivesMemoryBackAroundWhatIsInUseAndGrowsOverIt) {
+  TestLoop loop;
+  MemoryTierOptions options{"test", 64 * kMiB, 8 * kMiB, 96 * kMiB};
+  auto created = MemoryTier::Create(options, loop.post());
+  ASSERT_TRUE(created.ok()) << created.status();
+  MemoryTier& tier = **created;
+  EXPECT_EQ(tier.max_capacity_bytes(), 96 * kMiB);
+  std::vector<Extent> extents;
+  while (extents.size() < 64) {
+    auto extent = tier.Allocate(kMiB);
+    if (extent.ok()) {
+      extents.push_back(*extent);
+    } else {
+      ASSERT_TRUE(loop.RunUntil([&] { return tier.largest_free_bytes() >= kMiB; }));
+    }
+  }
+  EXPECT_EQ(MemoryOf(tier), 64 * kMiB);
+  const Extent stray = extents[50];
+  std::memset(tier.At(stray), 0x5a, kMiB);
+
+  ASSERT_TRUE(tier.SetCapacity(16 * kMiB).ok());
+  EXPECT_EQ(tier.capacity_bytes(), 16 * kMiB);
+  EXPECT_TRUE(absl::IsInvalidArgument(tier.Allocate(17 * kMiB).status()));
+  for (const Extent& extent : extents) {
+    if (extent.offset != stray.offset) tier.Free(extent);
+  }
+  ASSERT_TRUE(ShrinkUntil(tier, loop, [&] { return MemoryOf(tier) == 17 * kMiB; }));
+  EXPECT_EQ(tier.excess_bytes(), kMiB);
+  EXPECT_TRUE(tier.Strays(stray, kMiB));
+  for (uint64_t i = 0; i < kMiB; ++i) ASSERT_EQ(tier.At(stray)[i], 0x5a);
+  for (int i = 0; i < 16; ++i) {
+    auto extent = tier.Allocate(kMiB);
+    ASSERT_TRUE(extent.ok());
+    ASSERT_LE(extent->offset, 15 * kMiB);
+    extents[i] = *extent;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(tier.Allocate(kMiB).status()));
+
+  // Growing again passes over what stayed.
+  ASSERT_TRUE(tier.SetCapacity(96 * kMiB).ok());
+  int grown = 0;
+  while (grown < 79) {
+    auto extent = tier.Allocate(kMiB);
+    if (!extent.ok()) {
+      ASSERT_TRUE(loop.RunUntil([&] { return tier.largest_free_bytes() >= kMiB; })) << grown;
+      continue;
+    }
+    ASSERT_NE(extent->offset, stray.offset);
+    ++grown;
+  }
+  EXPECT_EQ(tier.excess_bytes(), 0u);
+  EXPECT_EQ(tier.used_bytes(), 96 * kMiB);
+  for (uint64_t i = 0; i < kMiB; ++i) ASSERT_EQ(tier.At(stray)[i], 0x5a);
+  EXPECT_TRUE(absl::IsInvalidArgument(tier.SetCapacity(96 * kMiB + 4096)));
+  EXPECT_TRUE(absl::IsInvalidArgument(tier.SetCapacity(0)));
+  EXPECT_EQ(tier.capacity_bytes(), 96 * kMiB);
+}
+
+TEST(MemoryTier, CopiesPartsAndTellsTheirChecksums) {
+  TestLoop loop;
+  auto tier = MemoryTier::Create({"test", 16 * kMiB, 8 * kMiB}, loop.post());
+  ASSERT_TRUE(tier.ok());
+  ASSERT_TRUE(loop.RunUntil([&] { return (*tier)->populated_bytes() >= 8 * kMiB; }));
+  auto from = (*tier)->Allocate(300000), to = (*tier)->Allocate(300000);
+  ASSERT_TRUE(from.ok() && to.ok());
+  for (int i = 0; i < 300000; ++i) (*tier)->At(*from)[i] = static_cast<uint8_t>(i * 7 + i / 256);
+  std::vector<uint32_t> crcs;
+  (*tier)->Copy(*from, *to, {{0, 1000}, {1024, 298000}},
+                [&](std::vector<uint32_t> part_crcs) { crcs = std::move(part_crcs); });
+  ASSERT_TRUE(loop.RunUntil([&] { return !crcs.empty(); }));
+  ASSERT_EQ(crcs.size(), 2u);
+  EXPECT_EQ(crcs[0], kernels::Crc32c((*tier)->At(*from), 1000));
+  EXPECT_EQ(crcs[1], kernels::Crc32c((*tier)->At(*from) + 1024, 298000));
+  EXPECT_EQ(std::memcmp((*tier)->At(*to) + 1024, (*tier)->At(*from) + 1024, 298000), 0);
+}
+
+// Stores, frees and capacities at random, with every byte of what is in use checked.
+TEST(MemoryTier, NothingInUseChangesWhileTheCapacityDoes) {
+  TestLoop loop;
+  std::mt19937_64 random(7);
+  auto created =
+      MemoryTier::Create(MemoryTierOptions{"test", 32 * kMiB, 4 * kMiB, 64 * kMiB}, loop.post());
+  ASSERT_TRUE(created.ok());
+  MemoryTier& tier = **created;
+  struct Stored {
+    Extent extent;
+    uint64_t bytes;
+    uint64_t seed;
+  };
+  std::vector<Stored> live;
+  const auto words = [&](const Stored& stored) {
+    return reinterpret_cast<uint64_t*>(tier.At(stored.extent));
+  };
+  const auto check = [&](const Stored& stored) {
+    for (uint64_t i = 0; i < stored.bytes / 8; ++i) {
+      if (words(stored)[i] != stored.seed * (i + 1)) return false;
+    }
+    return true;
+  };
+  for (int step = 0; step < 6000; ++step) {
+    if (step % 60 == 0) {
+      ASSERT_TRUE(tier.SetCapacity((1 + random() % 16) * 4 * kMiB).ok());
+    }
+    tier.Shrink();
+    loop.RunUntil([] { return false; }, std::chrono::seconds(0));
+    if (live.empty() || random() % 3 > 0) {
+      Stored stored{{}, (1 + random() % 128) * 4096, random()};
+      if (auto extent = tier.Allocate(stored.bytes); extent.ok()) {
+        stored.extent = *extent;
+        for (uint64_t i = 0; i < stored.bytes / 8; ++i) words(stored)[i] = stored.seed * (i + 1);
+        live.push_back(stored);
+        continue;
+      }
+    }
+    if (live.empty()) continue;
+    std::swap(live[random() % live.size()], live.back());
+    ASSERT_TRUE(check(live.back())) << step;
+    tier.Free(live.back().extent);
+    live.pop_back();
+  }
+  for (const Stored& stored : live) ASSERT_TRUE(check(stored));
+  for (const Stored& stored : live) tier.Free(stored.extent);
+  ASSERT_TRUE(tier.SetCapacity(4 * kMiB).ok());
+  EXPECT_TRUE(ShrinkUntil(tier, loop, [&] { return MemoryOf(tier) <= 4 * kMiB; }))
+      << MemoryOf(tier);
+  EXPECT_EQ(tier.excess_bytes(), 0u);
 }
 
 TEST(MemoryTier, MayGoWhileAStepIsUnderWay) {

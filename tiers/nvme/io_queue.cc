@@ -80,6 +80,23 @@ void IoQueue::Dequeue(Job& job) {
   whole_.erase({job.transfer->file.get(), job.transfer->file_offset});
 }
 
+void IoQueue::Reprioritize(Job& job, IoPriority priority, uint64_t batch) {
+  const bool queued = job.queued;
+  if (queued) Dequeue(job);
+  urgent_reads_ -= job.is_urgent();
+  job.transfer->priority = priority;
+  job.transfer->batch = batch;
+  urgent_reads_ += job.is_urgent();
+  if (queued) Enqueue(job);
+}
+
+// A read ahead has one piece in flight, so that a demand that comes now waits behind no more. One
+// that checks or moves records has more while nobody reads.
+bool IoQueue::IsHeldBack(const Job& job, Clock::time_point now) const {
+  if (!job.is_patient() || patient_reads_in_flight_ == 0) return false;
+  return job.transfer->priority == IoPriority::kQueued || ReadsAreUrgent(now);
+}
+
 void IoQueue::Withdraw(Job& job) {
   if (job.queued) Dequeue(job);
 }
@@ -116,11 +133,12 @@ std::unique_ptr<Request> IoQueue::NextRead(Clock::time_point now) {
       !writes_.empty() && writes_in_flight_ == 0 && reads_since_write_ >= kReadsPerWrite;
   if (write_is_due) return nullptr;
   Job& job = *reads_.begin()->second;
-  if (job.is_background() && background_reads_in_flight_ > 0 && ReadsAreUrgent(now)) return nullptr;
+  if (IsHeldBack(job, now)) return nullptr;
   auto request = std::make_unique<Request>();
   TakePiece(job, piece_bytes_, *request);
   ++reads_in_flight_;
-  background_reads_in_flight_ += job.is_background();
+  request->patient = job.is_patient();
+  patient_reads_in_flight_ += request->patient;
   reads_since_write_ += !writes_.empty();
   return request;
 }
@@ -171,7 +189,7 @@ void IoQueue::Completed(const Request& request) {
     --writes_in_flight_;
   } else {
     --reads_in_flight_;
-    background_reads_in_flight_ -= request.parts.front().job->is_background();
+    patient_reads_in_flight_ -= request.patient;
   }
   for (const Request::Part& part : request.parts) {
     --part.job->in_flight;

@@ -28,7 +28,8 @@ struct Job {
 
   bool is_write() const { return transfer->direction == Transfer::Direction::kWrite; }
   bool is_urgent() const { return !is_write() && transfer->priority <= IoPriority::kNextLayer; }
-  bool is_background() const { return transfer->priority == IoPriority::kBackground; }
+  // Nobody waits for it: a read ahead, or one that only checks or moves records.
+  bool is_patient() const { return !is_write() && transfer->priority >= IoPriority::kQueued; }
 
   std::unique_ptr<Transfer> transfer;
   const uint64_t arrival;
@@ -64,6 +65,7 @@ struct Request : IoOp {
   uint64_t bytes = 0;       // of all parts
   uint64_t moved = 0;       // of them
   uint32_t retries = 0;     // without any progress
+  bool patient = false;     // was its job's when it was issued
   std::vector<iovec> iovecs;
   // kSync: the writes that become durable with it.
   std::shared_ptr<SegmentFile> file;
@@ -87,6 +89,8 @@ class IoQueue {
 
   // The job stays the caller's, who keeps it until Remove.
   void Add(Job& job);
+  // What is not issued yet of a read goes as if it had been added so.
+  void Reprioritize(Job& job, IoPriority priority, uint64_t batch);
   // No more of the job is issued.
   void Withdraw(Job& job);
   // The job has nothing in flight and is forgotten.
@@ -115,6 +119,7 @@ class IoQueue {
   static Urgency UrgencyOf(const Job& job);
   bool ReadsAreUrgent(Clock::time_point now) const;
   uint64_t WriteLimit(Clock::time_point now) const;
+  bool IsHeldBack(const Job& job, Clock::time_point now) const;
   bool Exceeds(uint64_t bytes, uint64_t limit) const;
   bool WaitsForPayload(const Job& job) const;
   void Enqueue(Job& job);
@@ -131,7 +136,7 @@ class IoQueue {
   std::map<Urgency, Job*> writes_;  // likewise
   std::map<Place, Job*> whole_;     // those of writes_ not begun, by place in the file
   uint32_t reads_in_flight_ = 0;
-  uint32_t background_reads_in_flight_ = 0;
+  uint32_t patient_reads_in_flight_ = 0;
   uint32_t writes_in_flight_ = 0;
   uint32_t reads_since_write_ = 0;
   uint32_t urgent_reads_ = 0;  // jobs

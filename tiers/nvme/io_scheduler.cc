@@ -62,6 +62,14 @@ class Bandwidth {
   Clock::time_point window_begin_;
 };
 
+// What is asked for a read that was submitted before.
+struct ReadChange {
+  uint64_t ticket = 0;
+  bool cancel = false;  // else:
+  IoPriority priority = IoPriority::kDemand;
+  uint64_t batch = 0;
+};
+
 // Writes to one file that are done but not yet synced.
 struct FileSync {
   bool in_flight = false;
@@ -78,6 +86,7 @@ class IoScheduler::Thread {
   void Stop();
   void Push(std::unique_ptr<Transfer> transfer);
   void Push(std::shared_ptr<SegmentFile> file, absl::Status status);
+  void Push(const ReadChange& change);
   const std::string& engine() const { return engine_name_; }
   double read_bytes_per_s() const { return read_bandwidth_.bytes_per_s(); }
   double write_bytes_per_s() const { return write_bandwidth_.bytes_per_s(); }
@@ -88,6 +97,7 @@ class IoScheduler::Thread {
     std::unique_ptr<Transfer> transfer;
     std::shared_ptr<SegmentFile> file;  // without a transfer: is ready, or failed with `status`
     absl::Status status;
+    ReadChange change;  // without either
   };
 
   void Push(Message message);
@@ -97,6 +107,7 @@ class IoScheduler::Thread {
   void Accept(std::unique_ptr<Transfer> transfer);
   void SetFileState(const std::shared_ptr<SegmentFile>& file, absl::Status status);
   void AbandonReads();
+  void Apply(const ReadChange& change);
 
   void IssueReads();
   bool IssueWrite();
@@ -130,6 +141,7 @@ class IoScheduler::Thread {
   bool reads_abandoned_ = false;
   uint64_t next_arrival_ = 0;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Job>> jobs_;  // by arrival
+  absl::flat_hash_map<uint64_t, Job*> tickets_;               // reads that have one
   std::vector<Job*> dirty_;                                   // reads that got further
   std::map<SegmentFile*, std::vector<std::unique_ptr<Transfer>>> unready_;
   std::map<SegmentFile*, FileSync> syncs_;
@@ -171,11 +183,15 @@ void IoScheduler::Thread::Stop() {
 }
 
 void IoScheduler::Thread::Push(std::unique_ptr<Transfer> transfer) {
-  Push({std::move(transfer), nullptr, absl::OkStatus()});
+  Push({std::move(transfer), nullptr, absl::OkStatus(), {}});
 }
 
 void IoScheduler::Thread::Push(std::shared_ptr<SegmentFile> file, absl::Status status) {
-  Push({nullptr, std::move(file), std::move(status)});
+  Push({nullptr, std::move(file), std::move(status), {}});
+}
+
+void IoScheduler::Thread::Push(const ReadChange& change) {
+  Push({nullptr, nullptr, absl::OkStatus(), change});
 }
 
 void IoScheduler::Thread::Push(Message message) {
@@ -213,6 +229,8 @@ bool IoScheduler::Thread::TakeMessages() {
   for (Message& message : messages) {
     if (message.transfer != nullptr) {
       Accept(std::move(message.transfer));
+    } else if (message.file == nullptr) {
+      Apply(message.change);
     } else {
       SetFileState(message.file, std::move(message.status));
     }
@@ -236,6 +254,7 @@ void IoScheduler::Thread::Accept(std::unique_ptr<Transfer> transfer) {
   }
   auto job = std::make_unique<Job>(std::move(transfer), next_arrival_++);
   queue_.Add(*job);
+  if (job->transfer->ticket != 0) tickets_.emplace(job->transfer->ticket, job.get());
   jobs_.emplace(job->arrival, std::move(job));
 }
 
@@ -253,6 +272,17 @@ void IoScheduler::Thread::AbandonReads() {
   for (auto& [arrival, job] : jobs_) {
     if (job->is_write() || job->issued == job->total) continue;
     Fail(*job, Stopping());
+  }
+}
+
+void IoScheduler::Thread::Apply(const ReadChange& change) {
+  const auto found = tickets_.find(change.ticket);
+  if (found == tickets_.end()) return;
+  Job& job = *found->second;
+  if (!change.cancel) {
+    queue_.Reprioritize(job, change.priority, change.batch);
+  } else if (job.issued < job.total) {
+    Fail(job, absl::CancelledError("the read was cancelled"));
   }
 }
 
@@ -445,6 +475,7 @@ void IoScheduler::Thread::Finish(Job& job) {
   queue_.Remove(job, Clock::now());
   std::unique_ptr<Transfer> transfer = std::move(job.transfer);
   absl::Status status = std::move(job.status);
+  tickets_.erase(transfer->ticket);
   const bool written = status.ok() && transfer->direction == Transfer::Direction::kWrite;
   jobs_.erase(job.arrival);
   if (written) {
@@ -490,6 +521,12 @@ absl::StatusOr<std::unique_ptr<IoScheduler>> IoScheduler::Start(Options options)
 void IoScheduler::Stop() { thread_->Stop(); }
 
 void IoScheduler::Submit(std::unique_ptr<Transfer> transfer) { thread_->Push(std::move(transfer)); }
+
+void IoScheduler::Reprioritize(uint64_t ticket, IoPriority priority, uint64_t batch) {
+  thread_->Push({ticket, false, priority, batch});
+}
+
+void IoScheduler::Cancel(uint64_t ticket) { thread_->Push({ticket, true}); }
 
 void IoScheduler::FileReady(std::shared_ptr<SegmentFile> file, absl::Status status) {
   thread_->Push(std::move(file), std::move(status));

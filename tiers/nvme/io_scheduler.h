@@ -4,7 +4,7 @@
 // - Reads before writes, but after 16 pieces of reads a waiting write gets its turn. While a demand
 //   or next-layer read is about, or was a moment ago, writes are held to one piece in flight, and
 //   background reads too, so such a read waits behind few; when nobody reads, writes get
-//   `write_depth`, of `write_pieces` each.
+//   `write_depth`, of `write_pieces` each. Reads ahead never have more than one piece in flight.
 // - Within a class: batch, then the share of the record already asked for, so that the records of
 //   a batch advance together.
 // - Writes to one file that lie next to each other are merged into one request.
@@ -13,7 +13,7 @@
 // - Short transfers are continued; EINTR and EAGAIN are tried again a bounded number of times; any
 //   other error ends the transfer.
 //
-// Submit(), FileReady() and Stop() may be called from any thread; callbacks of a transfer run on
+// All methods may be called from any thread; callbacks of a transfer run on
 // the io thread and must not block.
 #pragma once
 
@@ -44,14 +44,15 @@ struct Transfer {
   uint64_t payload_bytes = 0;   // a multiple of 4096; may be 0
   IoPriority priority = IoPriority::kDemand;
   uint64_t batch = 0;
+  uint64_t ticket = 0;  // names a read to Reprioritize and Cancel; 0: has none
   // Reads: the first `bytes` of head and payload are there; grows. Writes: the payload is about to
   // be written up to its first `bytes`; grows, and ends with payload_bytes before the head is
   // written, which is written last unless all of the transfer is one request. So the head may hold
   // checksums of the payload. A status that is not ok abandons the rest and goes to `finished`.
   std::function<absl::Status(uint64_t bytes)> advanced;
   // Once: ok when all of it is read, or written and synced to the device. Else DataLoss (the file
-  // ends too early), ResourceExhausted (no space), Unavailable (I/O error, stopping), or what
-  // `advanced` returned.
+  // ends too early), ResourceExhausted (no space), Unavailable (I/O error, stopping), Cancelled, or
+  // what `advanced` returned.
   absl::AnyInvocable<void(absl::Status)> finished;
 };
 
@@ -76,6 +77,12 @@ class IoScheduler {
 
   // Writes to a file that was never ready wait for FileReady; recovered files are ready at once.
   void Submit(std::unique_ptr<Transfer> transfer);
+  // Of the read with that ticket: what is not issued yet goes in another class and batch. Ignored
+  // once it has finished.
+  void Reprioritize(uint64_t ticket, IoPriority priority, uint64_t batch);
+  // Nothing more of it is issued, and it finishes with Cancelled once what is in flight is here.
+  // Ignored once everything was issued.
+  void Cancel(uint64_t ticket);
   // The file may be written, or (status) all writes that wait for it fail. After the writes to it
   // were submitted or before; once for each file that is not ready from the start.
   void FileReady(std::shared_ptr<SegmentFile> file, absl::Status status);

@@ -24,7 +24,11 @@ absl::Status NvmeTier::Recover(CountVisitor expect, RecordVisitor visit) {
 }
 const std::vector<ObjectKey>& NvmeTier::lost() const { return impl_->lost(); }
 void NvmeTier::Write(WriteRequest request) { impl_->Write(std::move(request)); }
-void NvmeTier::Read(ReadRequest request) { impl_->Read(std::move(request)); }
+ReadTicket NvmeTier::Read(ReadRequest request) { return impl_->Read(std::move(request)); }
+void NvmeTier::Reprioritize(ReadTicket ticket, IoPriority priority, uint64_t batch) {
+  impl_->Reprioritize(ticket, priority, batch);
+}
+void NvmeTier::Cancel(ReadTicket ticket) { impl_->Cancel(ticket); }
 uint64_t NvmeTier::PayloadBytes(RecordId record) const { return impl_->PayloadBytes(record); }
 void NvmeTier::Erase(RecordId record) { impl_->Erase(record); }
 void NvmeTier::OnDropped(std::function<void(RecordId, const ObjectKey&)> callback) {

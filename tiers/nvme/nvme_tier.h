@@ -90,7 +90,10 @@ struct RecordMeta {
 using RecordId = uint32_t;
 inline constexpr RecordId kNoRecord = 0xffffffffu;
 
+// kQueued is for reads ahead: one piece at a time.
 enum class IoPriority : uint8_t { kDemand = 0, kNextLayer, kLaterLayers, kQueued, kBackground };
+
+using ReadTicket = uint64_t;  // of a read under way; 0 is none's
 
 struct ReadRequest {
   RecordId record = kNoRecord;
@@ -102,7 +105,8 @@ struct ReadRequest {
   uint64_t batch = 0;
   // Parts [0, n) are in `destination` and their checksums match. Ascending n.
   std::function<void(uint32_t parts_ready)> on_progress;
-  // Ok with the record's meta; DataLoss (the record has been erased); Unavailable (stopping).
+  // Ok with the record's meta; DataLoss (the record has been erased); Unavailable (stopping);
+  // Cancelled.
   absl::AnyInvocable<void(absl::StatusOr<RecordMeta>)> done;
 };
 
@@ -153,7 +157,14 @@ class NvmeTier {
   const std::vector<ObjectKey>& lost() const;
 
   void Write(WriteRequest request);
-  void Read(ReadRequest request);
+  // A name for Reprioritize and Cancel.
+  ReadTicket Read(ReadRequest request);
+  // What is not on its way yet of that read goes in another class and batch. Ignored when it is
+  // over, as Cancel is.
+  void Reprioritize(ReadTicket ticket, IoPriority priority, uint64_t batch);
+  // Nothing more of it is moved: `done` gets Cancelled, or what it would have had if all of it was
+  // on its way already.
+  void Cancel(ReadTicket ticket);
   // What a read of the record needs room for, before it is rounded up. 0 when there is no such
   // record.
   uint64_t PayloadBytes(RecordId record) const;

@@ -50,7 +50,9 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   absl::Status Recover(CountVisitor expect, RecordVisitor visit);
   void Stop();
   void Write(WriteRequest request);
-  void Read(ReadRequest request);
+  ReadTicket Read(ReadRequest request);
+  void Reprioritize(ReadTicket ticket, IoPriority priority, uint64_t batch);
+  void Cancel(ReadTicket ticket);
   uint64_t PayloadBytes(RecordId id) const;
   void Erase(RecordId id);
   void Touch(RecordId id);
@@ -106,7 +108,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
                    Written& written);
   RecordId AddRecord(Segment& segment, const nvme::RecordEntry& entry);
   // `fingerprint` nullopt: whatever it is.
-  void ReadRecord(ReadRequest request, std::optional<Fingerprint> fingerprint);
+  ReadTicket ReadRecord(ReadRequest request, std::optional<Fingerprint> fingerprint);
   void FinishRead(RecordId id, const nvme::Place& place, absl::StatusOr<RecordMeta> meta,
                   ReadDone done);
   void Forget(RecordId id);
@@ -158,6 +160,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   uint64_t next_sequence_ = 1;
   uint64_t live_bytes_ = 0;
   uint32_t queued_reads_ = 0;
+  ReadTicket last_ticket_ = 0;
   uint64_t pending_pins_ = 0;
   NvmeStats stats_;  // counters and engine; Stats() fills in the rest
   bool stopped_ = false;

@@ -166,7 +166,7 @@ RecordId NvmeTier::Impl::AddRecord(Segment& segment, const nvme::RecordEntry& en
   return id;
 }
 
-void NvmeTier::Impl::Read(ReadRequest request) {
+ReadTicket NvmeTier::Impl::Read(ReadRequest request) {
   const nvme::RecordIndex::Record* record = index_.Find(request.record);
   absl::Status status;
   if (stopped_) {
@@ -181,13 +181,21 @@ void NvmeTier::Impl::Read(ReadRequest request) {
   }
   if (!status.ok()) {
     post_([done = std::move(request.done), status]() mutable { done(status); });
-    return;
+    return ++last_ticket_;
   }
   const Fingerprint fingerprint = request.fingerprint;
-  ReadRecord(std::move(request), fingerprint);
+  return ReadRecord(std::move(request), fingerprint);
 }
 
-void NvmeTier::Impl::ReadRecord(ReadRequest request, std::optional<Fingerprint> fingerprint) {
+void NvmeTier::Impl::Reprioritize(ReadTicket ticket, IoPriority priority, uint64_t batch) {
+  if (!stopped_) io_->Reprioritize(ticket, priority, batch);
+}
+
+void NvmeTier::Impl::Cancel(ReadTicket ticket) {
+  if (!stopped_) io_->Cancel(ticket);
+}
+
+ReadTicket NvmeTier::Impl::ReadRecord(ReadRequest request, std::optional<Fingerprint> fingerprint) {
   const nvme::RecordIndex::Record& record = *index_.Find(request.record);
   Segment& segment = *segments_->Find(record.segment_id);
   ++segment.reads;
@@ -200,6 +208,7 @@ void NvmeTier::Impl::ReadRecord(ReadRequest request, std::optional<Fingerprint> 
   transfer->payload_bytes = AlignUp(record.payload_bytes(), nvme::kBlockBytes);
   transfer->priority = request.priority;
   transfer->batch = request.batch;
+  transfer->ticket = ++last_ticket_;
   const nvme::RecordIdentity identity{directory_.store_id(),
                                       segment.file->id,
                                       segment.file->generation,
@@ -230,6 +239,7 @@ void NvmeTier::Impl::ReadRecord(ReadRequest request, std::optional<Fingerprint> 
     });
   };
   io_->Submit(std::move(transfer));
+  return last_ticket_;
 }
 
 void NvmeTier::Impl::FinishRead(RecordId id, const nvme::Place& place,
@@ -245,7 +255,7 @@ void NvmeTier::Impl::FinishRead(RecordId id, const nvme::Place& place,
     // It may have moved meanwhile, or been erased and its id given to another.
     const nvme::RecordIndex::Record* record = index_.Find(id);
     if (record != nullptr && PlaceOf(*record) == place) Erase(id);
-  } else if (!stopped_) {
+  } else if (!stopped_ && !absl::IsCancelled(status)) {
     ++stats_.read_errors;
     health_.Note(absl::UnavailableError(status.message()), Clock::now());
     // Whatever the device said, the record may be fine and is kept.

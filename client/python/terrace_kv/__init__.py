@@ -9,11 +9,11 @@ See terrace_kv.connectors for engines.
 from terrace_kv.client import (
     Chunk, Client, CommitReport, K, KvGeometry, Lease, Match, Model, Store, StoreChunk, V, open,
 )
-from terrace_kv.hints import ExpectedRead, HintReport
 from terrace_kv.errors import (
     AlreadyExists, DataLoss, DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument,
     NotFound, PermissionDenied, ResourceExhausted, TerraceError, Unavailable,
 )
+from terrace_kv.hints import ExpectedRead, HintReport
 
 __version__ = "0.1.0"
 

@@ -357,5 +357,41 @@ TEST_F(IoQueueTest, AimSkipsWhatWasMoved) {
   EXPECT_EQ(request->buffers[0].iov_len, 2 * kBlock);
 }
 
+TEST_F(IoQueueTest, AReadAheadHasOnePieceInFlight) {
+  Read(IoPriority::kQueued, 4 * kPiece, 1);
+  Read(IoPriority::kQueued, 4 * kPiece, 2);
+  const std::unique_ptr<Request> first = Next();
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(Next(), nullptr) << "though nobody else reads";
+  Read(IoPriority::kDemand, 2 * kPiece - kBlock);
+  EXPECT_EQ(Next()->parts[0].job, jobs_[2].get());
+  EXPECT_EQ(Next()->parts[0].job, jobs_[2].get());
+  EXPECT_EQ(Next(), nullptr);
+  queue_->Completed(*first);
+  EXPECT_EQ(Next()->parts[0].job, jobs_[0].get());
+}
+
+TEST_F(IoQueueTest, ARaisedReadGoesOnInItsNewClass) {
+  Limits(16, 1);
+  Job& ahead = Read(IoPriority::kQueued, 3 * kPiece - kBlock);
+  const std::unique_ptr<Request> patient = Next();
+  EXPECT_EQ(Next(), nullptr);
+  queue_->Reprioritize(ahead, IoPriority::kDemand, 7);
+  const std::unique_ptr<Request> urgent = Next(), last = Next();
+  ASSERT_NE(urgent, nullptr);
+  ASSERT_NE(last, nullptr);
+  EXPECT_EQ(ahead.issued, ahead.total);
+  // The books are in order: what was issued as patient ends as that, and writes are held back.
+  Write(0, 2 * kPiece);
+  EXPECT_EQ(queue_->NextWrite(now_)->bytes, kPiece);
+  queue_->Completed(*patient);
+  queue_->Completed(*urgent);
+  queue_->Completed(*last);
+  queue_->Remove(ahead, now_);
+  Read(IoPriority::kQueued, 2 * kPiece);
+  EXPECT_NE(queue_->NextRead(now_), nullptr);
+  EXPECT_EQ(queue_->NextRead(now_), nullptr);
+}
+
 }  // namespace
 }  // namespace terrace::nvme

@@ -341,6 +341,63 @@ TEST_P(IoSchedulerTest, WritesWaitForTheirFile) {
   EXPECT_EQ(Await(Write(0, block)), absl::ResourceExhaustedError("full"));
 }
 
+TEST_P(IoSchedulerTest, ACancelledReadEndsWithWhatIsInFlight) {
+  const kernels::AlignedBuffer payload = Bytes(4 * kPiece - kBlock, 1);
+  Put(0, payload);
+  script().Hold(IsRead);
+  Start();
+  const kernels::AlignedBuffer copy(payload.size_bytes());
+  auto transfer = Make(Direction::kRead, 0, copy);
+  transfer->priority = IoPriority::kQueued;
+  transfer->ticket = 5;
+  const auto outcome = Submit(std::move(transfer));
+  script().AwaitSeen(1);
+  io_->Cancel(5);
+  io_->Cancel(6);  // nobody's
+  const kernels::AlignedBuffer block(kBlock);
+  const auto other = Read(2 * kPiece, block);  // what is said before it is heard before it
+  script().AwaitSeen(2);
+  EXPECT_FALSE(Finished(outcome)) << "its memory is still being written";
+  script().ReleaseAll();
+  EXPECT_TRUE(absl::IsCancelled(Await(outcome))) << Await(outcome);
+  EXPECT_TRUE(Await(other).ok());
+  EXPECT_EQ(script().Count(Kind::kRead), 2u);
+  io_->Cancel(5);
+}
+
+TEST_P(IoSchedulerTest, AReadThatIsWhollyOnItsWayIsNotCancelled) {
+  const kernels::AlignedBuffer payload = Bytes(kPiece - kBlock, 1);
+  Put(0, payload);
+  script().Hold(IsRead);
+  Start();
+  const kernels::AlignedBuffer copy(payload.size_bytes());
+  auto transfer = Make(Direction::kRead, 0, copy);
+  transfer->ticket = 5;
+  const auto outcome = Submit(std::move(transfer));
+  script().AwaitSeen(1);
+  io_->Cancel(5);
+  script().ReleaseAll();
+  EXPECT_TRUE(Await(outcome).ok());
+}
+
+TEST_P(IoSchedulerTest, ARaisedReadGetsTheRestOfTheDevice) {
+  const kernels::AlignedBuffer payload = Bytes(4 * kPiece - kBlock, 1);
+  Put(0, payload);
+  script().Hold(IsRead);
+  Start();
+  const kernels::AlignedBuffer copy(payload.size_bytes());
+  auto transfer = Make(Direction::kRead, 0, copy);
+  transfer->priority = IoPriority::kQueued;
+  transfer->ticket = 5;
+  const auto outcome = Submit(std::move(transfer));
+  script().AwaitSeen(1);
+  io_->Reprioritize(5, IoPriority::kDemand, 1);
+  script().AwaitSeen(4);  // none of them released
+  script().ReleaseAll();
+  EXPECT_TRUE(Await(outcome).ok());
+  EXPECT_EQ(std::memcmp(copy.data(), payload.data(), payload.size_bytes()), 0);
+}
+
 TEST_P(IoSchedulerTest, SaysWhichEngineItHas) {
   Start();
   EXPECT_THAT(io_->engine(),

@@ -215,6 +215,10 @@ void Prefetcher::Left(uint64_t key_head) {
     count.unused_bytes += flight.bytes;
     Judge(flight, 0, flight.cost_us);
   }
+  Appeared(key_head);
+}
+
+void Prefetcher::Appeared(uint64_t key_head) {
   for (int urgency = 0; urgency < Lookahead::kUrgencyClasses; ++urgency) {
     cursors_[urgency] = std::min(cursors_[urgency], lookahead_->PositionOf(urgency, key_head));
   }

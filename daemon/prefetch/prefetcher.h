@@ -112,6 +112,8 @@ class Prefetcher {
   void Displaced(uint64_t key_head, uint64_t victim, uint64_t stall_us);
   // The object left the upper tier, for whatever reason.
   void Left(uint64_t key_head);
+  // The object came to lie below, where there was nothing to move before.
+  void Appeared(uint64_t key_head);
 
   bool on(HintSource source) const { return account(source).on(); }
   const SourceAccount& account(HintSource source) const { return accounts_[Index(source)]; }

@@ -72,6 +72,22 @@ struct CodecVerifyOptions {
 int RunCodecVerify(const GlobalOptions& options, const CodecVerifyOptions& verify);
 int RunCodecBench(const GlobalOptions& options);
 
+// Traces through the eviction policies. Needs no daemon.
+struct ReplayCommand {
+  std::string trace;
+  std::string component = "passages";             // RAGPulse: several with commas
+  std::string policy = "default";                 // several with commas, or all
+  std::string capacity_objects, capacity_tokens;  // one of the two; several with commas
+  std::string semantics = "block";
+  uint32_t window = 0;  // requests
+  double flip = 0;      // of the bits of succinct predictions
+  uint64_t seed = 1;
+  bool gap = false;  // also replay lru and min
+  std::string plot;  // a PNG; empty: none
+};
+int RunReplay(const GlobalOptions& options, const ReplayCommand& replay);
+std::string ReplayPolicies();  // a line each, for --help
+
 int RunConfigCheck(const GlobalOptions& options, const std::string& path);
 struct ConfigShowOptions {
   std::string path;        // empty: the defaults

@@ -21,6 +21,8 @@ constexpr char kFooter[] = R"(Examples:
   terrace store inspect /var/lib/terrace/nvme   what lies on disk, while no daemon runs
   terrace codec list                      how KV may be encoded, and what that needs
   terrace codec verify chunk.tkv --profile model.tkvp   does every section decode?
+  terrace replay --trace trace.jsonl --policy all --capacity-objects 3000,10000,30000
+                                          which policy would keep what was wanted again?
   terrace config check terrace.toml       would terraced accept this file?
   terrace config show --effective         what a daemon without a file would run with
   terrace status --json | jq .tiers       every command speaks JSON
@@ -33,6 +35,23 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 daemon not reachable,
 constexpr char kSubcommandFooter[] =
     "--socket, --tenant and --json may follow here too. Exit codes: terrace --help";
 
+constexpr char kReplayFooter[] =
+    R"(A trace is a Mooncake file (.jsonl), the directory of RAGPulse or its 0_trace.jsonl, or the
+experts that a model chose, a token a line; its first line says which.
+
+Examples:
+  terrace replay --trace chat.jsonl --capacity-objects 10000 --gap
+                      the default policy, and how much of what LRU misses and MIN would hit it hits
+  terrace replay --trace chat.jsonl --policy all --capacity-objects 3000,10000,30000 --plot all.png
+                      every policy at three sizes, as a table and as a picture
+  terrace replay --trace chat.jsonl --capacity-objects 10000 --semantics prefix --window 64
+                      as a prefix cache whose scheduler says what the next 64 requests want
+  terrace replay --trace rag/ --component passages --capacity-tokens 200000 --json
+  terrace replay --trace routing.jsonl --policy lenu,lru --capacity-objects 128
+
+To get the size in objects: bytes of the tier / bytes of an object (terrace show KEY).
+Exit codes: terrace --help)";
+
 struct Arguments {
   GlobalOptions global;
   TopOptions top;
@@ -42,6 +61,7 @@ struct Arguments {
   StoreInspectOptions store_inspect;
   std::string codec_file;
   CodecVerifyOptions codec_verify;
+  ReplayCommand replay;
   ConfigShowOptions config_show;
   std::string config_file;
 };
@@ -157,6 +177,51 @@ void AddCodec(CLI::App& app, Arguments& args, Action& action) {
       ->callback([&] { action = [&] { return RunCodecBench(args.global); }; });
 }
 
+void AddReplay(CLI::App& app, Arguments& args, Action& action) {
+  ReplayCommand& to = args.replay;
+  CLI::App* replay = app.add_subcommand(
+      "replay", "Replay a trace of requests through the eviction policies, without a daemon");
+  replay->footer("Policies:\n" + ReplayPolicies() + "\n" + kReplayFooter);
+  replay->add_option("--trace", to.trace, "Mooncake, RAGPulse or routing")
+      ->type_name("FILE")
+      ->required();
+  replay->add_option("--policy", to.policy, "One or more with commas, or all; see below")
+      ->type_name("NAME")
+      ->capture_default_str();
+  replay
+      ->add_option("--capacity-objects", to.capacity_objects,
+                   "Size of the tier in objects; several with commas make a table")
+      ->type_name("N");
+  replay->add_option("--capacity-tokens", to.capacity_tokens, "Instead: its size in tokens")
+      ->type_name("N");
+  replay
+      ->add_option("--semantics", to.semantics,
+                   "block: an object that is there is a hit. prefix: only when all before it in "
+                   "its prefix hit, too")
+      ->check(CLI::IsMember({"block", "prefix"}))
+      ->capture_default_str();
+  replay->add_option("--window", to.window, "Tell the policy what the next N requests want")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  replay
+      ->add_option("--component", to.component,
+                   "RAGPulse: sys_prompt, passages, history, web_search, user_input, some with "
+                   "commas; or prompt: all of them as one prefix")
+      ->type_name("NAME")
+      ->capture_default_str();
+  replay->add_option("--flip", to.flip, "Share of wrong bits for policies that take predictions")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  replay->add_option("--seed", to.seed, "Of chance, in policies and in --flip")
+      ->capture_default_str();
+  replay->add_flag("--gap", to.gap,
+                   "Also replay lru and min: the share of their gap that is closed");
+  replay->add_option("--plot", to.plot, "Draw hit rates against sizes, with Python's matplotlib")
+      ->type_name("FILE.png");
+  replay->callback([&] { action = [&] { return RunReplay(args.global, args.replay); }; });
+}
+
 void AddConfig(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* config = app.add_subcommand("config", "Check and show configuration files");
   config->require_subcommand(1);
@@ -202,6 +267,7 @@ int Main(int argc, char** argv) {
   AddMaintenance(app, args, action);
   AddStore(app, args, action);
   AddCodec(app, args, action);
+  AddReplay(app, args, action);
   AddConfig(app, args, action);
   AddCalibrate(app, action);
   app.footer(kFooter);

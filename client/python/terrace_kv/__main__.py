@@ -12,6 +12,14 @@ def main() -> int:
                   "pip install 'terrace_kv[calibrate]'", file=sys.stderr)
             return 1
         return command.main(sys.argv[2:])
+    if len(sys.argv) == 3 and sys.argv[1] == "replay-plot":
+        try:
+            from terrace_kv import replay_plot
+        except ModuleNotFoundError as error:
+            print(f"terrace replay --plot: the Python package {error.name} is missing: "
+                  "pip install 'terrace_kv[plot]'", file=sys.stderr)
+            return 1
+        return replay_plot.main(sys.argv[2])
     print("usage: python -m terrace_kv calibrate MODEL ... (--help says more)", file=sys.stderr)
     return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
 

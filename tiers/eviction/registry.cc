@@ -27,6 +27,8 @@ constexpr Registered kPolicies[] = {
     {{"arc", "adaptive replacement: recency and frequency, balanced by ghosts", false},
      NewArcPolicy},
     {{"s3-fifo", "three FIFO queues: small, main and ghosts", false}, NewS3FifoPolicy},
+    {{"hit-density", "least expected hits for the space, learned from reuse times", false},
+     [](const PolicyContext&) { return NewHitDensityPolicy(); }},
     {{"min", "Belady's offline optimum, from exact next uses", true}, NewMinPolicy},
 };
 

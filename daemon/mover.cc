@@ -112,7 +112,7 @@ bool Mover::Evictable(ObjectId id) const {
 }
 
 absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
-                                       uint32_t& retry_after_ms) {
+                                       uint32_t& retry_after_ms, MayLeave may_leave) {
   Tenant& tenant = tenants_[tenant_index];
   retry_after_ms = 0;
   while (true) {
@@ -123,7 +123,8 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
       retry_after_ms = kGrowRetryMs;
       return absl::ResourceExhaustedError("host tier is growing");
     }
-    auto victim = tenant.host_policy->Evict([this](PolicyId id) { return Evictable(id); });
+    auto victim =
+        tenant.host_policy->Evict([&](PolicyId id) { return Evictable(id) && may_leave(id); });
     if (!victim) {
       retry_after_ms = writing_objects_ > 0 || !loading_.empty() ? kWriteRetryMs : 0;
       return absl::ResourceExhaustedError(absl::StrCat(
@@ -148,7 +149,10 @@ void Mover::DropHostCopy(ObjectId id) {
   if (entry.host == nullptr) return;
   Unqueue(entry);
   Tenant& tenant = tenants_[entry.tenant];
-  if (entry.host->ready) --tenant.host_objects;
+  if (entry.host->ready) {
+    --tenant.host_objects;
+    if (listener_ != nullptr) listener_->Left(id);
+  }
   tenant.host_policy->Forget(id);
   tenant.host->Free(entry.host->extent);
   entry.host.reset();
@@ -160,6 +164,7 @@ void Mover::Published(ObjectId id) {
   Tenant& tenant = tenants_[entry.tenant];
   ++tenant.host_objects;
   tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+  if (listener_ != nullptr) listener_->Entered(id);
   OfferToNvme(id);
 }
 
@@ -180,41 +185,74 @@ void Mover::Touched(ObjectId id) {
 }
 
 absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
-                            uint32_t& retry_after_ms) {
+                            uint32_t& retry_after_ms, MayLeave may_leave) {
   Entry& entry = catalog_.at(id);
-  absl::StatusOr<Extent> extent = MakeRoom(entry.tenant, entry.payload_bytes(), retry_after_ms);
+  absl::StatusOr<Extent> extent =
+      MakeRoom(entry.tenant, entry.payload_bytes(), retry_after_ms, may_leave);
   if (!extent.ok()) {
     // What is full may be full of the caller's own lease: it uses what it got instead of waiting.
     if (!tenants_[entry.tenant].host->growing()) retry_after_ms = 0;
     return extent.status();
   }
   entry.host = HostCopy::New(*extent, layout, layouts_[layout].PartCount());
-  loading_[id];
+  Loading& loading = loading_[id];
+  loading.priority = priority;
+  loading.batch = batch;
+  if (StartRead(id, loading)) return absl::OkStatus();
+  loading_.erase(id);
+  DropHostCopy(id);
+  return absl::ResourceExhaustedError("no memory to read an encoded object into");
+}
 
+bool Mover::StartRead(ObjectId id, Loading& loading) {
+  const Entry& entry = catalog_.at(id);
   ReadRequest request;
   request.record = entry.record;
   request.key = entry.key;
   request.fingerprint = catalog_.fingerprint(entry.fingerprint);
-  request.destination = tenants_[entry.tenant].host->At(*extent);
-  request.priority = priority;
-  request.batch = batch;
+  request.destination = tenants_[entry.tenant].host->At(entry.host->extent);
+  request.priority = loading.priority;
+  request.batch = loading.batch;
   if (StoredBytes(entry) != entry.payload_bytes()) {
-    if (!ReadEncoded(id, layouts_[layout], request)) {
-      loading_.erase(id);
-      DropHostCopy(id);
-      return absl::ResourceExhaustedError("no memory to read an encoded object into");
-    }
+    loading.decoding = ReadEncoded(id, layouts_[entry.host->layout], request);
+    if (loading.decoding == nullptr) return false;
   } else {
     request.on_progress = [this, id](uint32_t parts) { Progressed(id, parts); };
     request.done = [this, id](absl::StatusOr<RecordMeta> meta) { FinishRead(id, std::move(meta)); };
   }
-  loading_[id].stored_bytes = StoredBytes(entry);
-  loading_bytes_ += StoredBytes(entry);
-  nvme_->Read(std::move(request));
-  return absl::OkStatus();
+  loading.stored_bytes = StoredBytes(entry);
+  loading_bytes_ += loading.stored_bytes;
+  demand_loads_ += loading.is_demand();
+  loading.ticket = nvme_->Read(std::move(request));
+  return true;
 }
 
-bool Mover::ReadEncoded(ObjectId id, const ObjectLayout& layout, ReadRequest& request) {
+void Mover::Hasten(ObjectId id, IoPriority priority, uint64_t batch) {
+  const auto found = loading_.find(id);
+  if (found == loading_.end() || found->second.priority <= priority) return;
+  Loading& loading = found->second;
+  demand_loads_ -= loading.is_demand();
+  loading.priority = priority;
+  loading.batch = batch;
+  demand_loads_ += loading.is_demand();
+  nvme_->Reprioritize(loading.ticket, priority, batch);
+  if (loading.decoding != nullptr) loading.decoding->Hasten(priority, batch);
+}
+
+void Mover::CancelPromotion(ObjectId id) {
+  const auto found = loading_.find(id);
+  if (found == loading_.end() || catalog_.at(id).lease_count > 0) return;
+  nvme_->Cancel(found->second.ticket);
+}
+
+double Mover::LoadedShare(ObjectId id) const {
+  const auto found = loading_.find(id);
+  if (found == loading_.end()) return 0;
+  return static_cast<double>(found->second.parts_ready) / catalog_.at(id).host->part_count;
+}
+
+std::shared_ptr<ObjectDecoding> Mover::ReadEncoded(ObjectId id, const ObjectLayout& layout,
+                                                   ReadRequest& request) {
   const Entry& entry = catalog_.at(id);
   Transcoder::DecodeJob job;
   job.layout = &layout;
@@ -241,18 +279,19 @@ bool Mover::ReadEncoded(ObjectId id, const ObjectLayout& layout, ReadRequest& re
         read->part_crcs = *std::move(part_crcs);
         FinishRead(id, std::move(*read));
       });
-  if (decoding == nullptr) return false;
+  if (decoding == nullptr) return nullptr;
   request.destination = decoding->staging();
   request.on_progress = [decoding](uint32_t parts) { decoding->Arrived(parts); };
   request.done = [decoding, read](absl::StatusOr<RecordMeta> meta) {
     if (meta.ok()) *read = *std::move(meta);
     decoding->ReadEnded(meta.status());
   };
-  return true;
+  return decoding;
 }
 
 void Mover::Progressed(ObjectId id, uint32_t parts_ready) {
   Loading& loading = loading_[id];
+  if (parts_ready <= loading.parts_ready) return;  // of a read that began anew
   loading.parts_ready = parts_ready;
   for (const Waiter& waiter : loading.waiters) {
     publish_(waiter, MakeReadyWord(ReadyState::kLoading, parts_ready));
@@ -274,9 +313,17 @@ void Mover::Leave(ObjectId id, const Waiter& waiter) {
 
 void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
   Entry& entry = catalog_.at(id);  // kept while loading
-  const Loading loading = std::move(loading_[id]);
+  Loading& ended = loading_[id];
+  loading_bytes_ -= ended.stored_bytes;
+  demand_loads_ -= ended.is_demand();
+  if (ended.is_demand()) demand_read_bytes_ += ended.stored_bytes;
+  // Somebody came for it after it had been cancelled.
+  if (absl::IsCancelled(meta.status()) && entry.lease_count > 0 && entry.record != kNoRecord &&
+      StartRead(id, ended)) {
+    return;
+  }
+  const Loading loading = std::move(ended);
   loading_.erase(id);
-  loading_bytes_ -= loading.stored_bytes;
   if (meta.ok() && meta->part_crcs.size() != entry.host->part_count) {
     nvme_->Erase(entry.record);
     meta = absl::DataLossError(absl::StrCat(entry.key.ToHex(), ": its record has ",
@@ -294,26 +341,35 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
     ++tenant.host_objects;
     if (entry.state != EntryState::kDead) {
       tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+      if (listener_ != nullptr) listener_->Entered(id);
     }
     word = MakeReadyWord(ReadyState::kReady, host.part_count);
   } else {
-    ++metrics_.promotion_failures;
-    spdlog::warn("promotion of {} failed after {} parts: {}", entry.key.ToHex(),
-                 loading.parts_ready, meta.status().ToString());
-    if (absl::IsDataLoss(meta.status())) {
-      ++metrics_.corrupt_objects;
-      entry.record = kNoRecord;  // it has been erased
-      catalog_.Unindex(id);
-    } else if (absl::IsFailedPrecondition(meta.status())) {
-      // Nobody can decode it before the next start, when its profile may be there again.
-      entry.record = kNoRecord;
-      catalog_.Unindex(id);
-    }
-    if (entry.lease_count == 0) DropHostCopy(id);
+    LoadFailed(id, loading, meta.status());
     word = MakeReadyWord(ReadyState::kFailed, loading.parts_ready);
   }
   for (const Waiter& waiter : loading.waiters) publish_(waiter, word);
+  if (listener_ != nullptr) listener_->LoadEnded(id, meta.status());
   ReleaseIfGone(id);
+}
+
+void Mover::LoadFailed(ObjectId id, const Loading& loading, const absl::Status& status) {
+  Entry& entry = catalog_.at(id);
+  if (!absl::IsCancelled(status)) {
+    ++metrics_.promotion_failures;
+    spdlog::warn("promotion of {} failed after {} parts: {}", entry.key.ToHex(),
+                 loading.parts_ready, status.ToString());
+  }
+  if (absl::IsDataLoss(status)) {
+    ++metrics_.corrupt_objects;
+    entry.record = kNoRecord;  // it has been erased
+    catalog_.Unindex(id);
+  } else if (absl::IsFailedPrecondition(status)) {
+    // Nobody can decode it before the next start, when its profile may be there again.
+    entry.record = kNoRecord;
+    catalog_.Unindex(id);
+  }
+  if (entry.lease_count == 0) DropHostCopy(id);
 }
 
 void Mover::Unlease(ObjectId id) {

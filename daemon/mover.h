@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "config/options.h"
 #include "daemon/catalog.h"
@@ -29,8 +31,19 @@ struct Waiter {
   bool operator==(const Waiter&) const = default;
 };
 
+// Told what becomes of copies in host memory.
+class HostListener {
+ public:
+  virtual ~HostListener() = default;
+  virtual void Entered(ObjectId id) = 0;  // the eviction policy knows it from here on
+  virtual void Left(ObjectId id) = 0;     // it was complete until now
+  // A promotion ended; what it leaves behind is still there.
+  virtual void LoadEnded(ObjectId id, const absl::Status& status) = 0;
+};
+
 class Mover {
  public:
+  using MayLeave = absl::FunctionRef<bool(ObjectId)>;
   // `layouts` outlives the mover and only grows. `nvme` may be null: host tier only; then
   // `transcoder` may be, too.
   // `publish` stores a ready word on a board; it ignores sessions that are gone.
@@ -38,14 +51,18 @@ class Mover {
         NvmeTier* nvme, Transcoder* transcoder, Metrics& metrics, const NvmeSection& nvme_options,
         std::function<void(const Waiter&, uint32_t word)> publish);
 
+  // Before anything else; outlives the mover's use.
+  void Listen(HostListener* listener) { listener_ = listener; }
+
   // Fills the catalog from the NVMe tier's records. Once, before serving. Fails as
   // NvmeTier::Recover does.
   absl::Status Recover();
 
   // Space for `bytes` in the tenant's arena, evicting what the policy gives up. Never evicts what
-  // is leased, pinned, or being read by the NVMe tier. ResourceExhausted: no room now;
-  // `retry_after_ms` is not 0 when waiting helps.
-  absl::StatusOr<Extent> MakeRoom(uint16_t tenant, uint64_t bytes, uint32_t& retry_after_ms);
+  // is leased, pinned, or being read by the NVMe tier, and only what `may_leave`.
+  // ResourceExhausted: no room now; `retry_after_ms` is not 0 when waiting helps.
+  absl::StatusOr<Extent> MakeRoom(uint16_t tenant, uint64_t bytes, uint32_t& retry_after_ms,
+                                  MayLeave may_leave = AnyMayLeave);
 
   // The entry was published: track it for eviction and queue it for NVMe.
   void Published(ObjectId id);
@@ -54,8 +71,14 @@ class Mover {
   // `retry_after_ms` is not 0 when the arena is growing.
   // `layout` is the caller's, checked against the entry.
   absl::Status Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
-                       uint32_t& retry_after_ms);
+                       uint32_t& retry_after_ms, MayLeave may_leave = AnyMayLeave);
   bool loading(ObjectId id) const { return loading_.contains(id); }
+  // Somebody who is that much in a hurry waits for an object that is on its way.
+  void Hasten(ObjectId id, IoPriority priority, uint64_t batch);
+  // Ends a promotion that nobody waits for, unless all of it is on its way already.
+  void CancelPromotion(ObjectId id);
+  // How much of a promotion has arrived, 0 .. 1.
+  double LoadedShare(ObjectId id) const;
   // Whether an engine that asks for it can expect to get it.
   bool Reachable(const Entry& entry) const;
   // It was leased: it counts for more from now on, and one that was not worth writing may be now.
@@ -84,6 +107,11 @@ class Mover {
   uint64_t pending_bytes() const { return queued_bytes_ + writing_bytes_; }
   // What a read of the entry's record moves.
   uint64_t StoredBytes(const Entry& entry) const;
+  // Promotions that engines wait for, and what all promotions still move.
+  uint32_t demand_loads() const { return demand_loads_; }
+  uint64_t loading_bytes() const { return loading_bytes_; }
+  uint64_t demand_read_bytes() const { return demand_read_bytes_; }  // ever, of records
+  double ReadBytesPerS() const;                                      // measured, or assumed
   // Time to bring so much of records up from NVMe behind everything already asked for.
   uint32_t EtaUs(uint64_t stored_bytes) const;
   // Refreshes measured bandwidth and retries writes that found the tier's queue full.
@@ -94,8 +122,15 @@ class Mover {
     std::vector<Waiter> waiters;
     uint32_t parts_ready = 0;
     uint64_t stored_bytes = 0;  // of the record
+    IoPriority priority = IoPriority::kDemand;
+    uint64_t batch = 0;
+    ReadTicket ticket = 0;
+    std::shared_ptr<ObjectDecoding> decoding;  // of an encoded one
+
+    bool is_demand() const { return priority < IoPriority::kQueued; }
   };
 
+  static bool AnyMayLeave(ObjectId) { return true; }
   bool Evictable(ObjectId id) const;
   void EvictHostCopy(ObjectId id);
   void DropHostCopy(ObjectId id);
@@ -108,14 +143,16 @@ class Mover {
   void StartWrite(ObjectId id);
   void WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded);
   void FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<RecordId> record);
-  double ReadBytesPerS() const;  // measured, or assumed
   bool link_unknown() const { return read_bytes_per_s_ <= 0 && !link_measured_; }
   LinkState Link() const;
   void MeasureLink(ObjectId id);
-  // The read of a record that holds the object encoded; false when memory is short.
-  bool ReadEncoded(ObjectId id, const ObjectLayout& layout, ReadRequest& request);
+  bool StartRead(ObjectId id, Loading& loading);
+  // The read of a record that holds the object encoded; null when memory is short.
+  std::shared_ptr<ObjectDecoding> ReadEncoded(ObjectId id, const ObjectLayout& layout,
+                                              ReadRequest& request);
   void Progressed(ObjectId id, uint32_t parts_ready);
   void FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta);
+  void LoadFailed(ObjectId id, const Loading& loading, const absl::Status& status);
   void RecordDropped(RecordId record, const ObjectKey& key);
   void RecordLost(const ObjectKey& key);
   // Frees the entry when it is in no tier and nobody holds it.
@@ -138,6 +175,9 @@ class Mover {
   nvme::Admission admission_;
   absl::flat_hash_map<ObjectId, Loading> loading_;
   uint64_t loading_bytes_ = 0;  // of records
+  uint32_t demand_loads_ = 0;
+  uint64_t demand_read_bytes_ = 0;
+  HostListener* listener_ = nullptr;
   bool link_measured_ = false;
   uint32_t measuring_reads_ = 0;  // under way
   double read_bytes_per_s_ = 0;

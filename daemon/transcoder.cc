@@ -356,6 +356,11 @@ class Transcoder::Decoding final : public ObjectDecoding,
     Pump();
   }
 
+  void Hasten(IoPriority priority, uint64_t batch) override {
+    job_.priority = priority;
+    job_.batch = batch;
+  }
+
   void ReadEnded(absl::Status status) override {
     read_ended_ = true;
     if (status_.ok()) status_ = std::move(status);
@@ -465,7 +470,7 @@ class Transcoder::Decoding final : public ObjectDecoding,
   }
 
   Transcoder& owner_;
-  const DecodeJob job_;
+  DecodeJob job_;  // urgency aside, as it was given
   const std::vector<PartSpan> parts_;
   const std::unique_ptr<kernels::PooledBuffer> buffer_;
   const std::function<void(uint32_t)> progress_;

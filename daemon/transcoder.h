@@ -53,6 +53,8 @@ class ObjectDecoding {
   virtual uint8_t* staging() = 0;  // where the record's payload goes
   // Parts [0, n) of the record are there. Ascending n.
   virtual void Arrived(uint32_t parts) = 0;
+  // What is not being decoded yet becomes that urgent.
+  virtual void Hasten(IoPriority priority, uint64_t batch) = 0;
   // The read ended, in good order or not. `done` of StartDecode runs once no thread is at work:
   // with the read's status, else what was wrong with the encoded bytes.
   virtual void ReadEnded(absl::Status status) = 0;

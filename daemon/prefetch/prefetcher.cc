@@ -148,20 +148,25 @@ std::vector<uint64_t> Prefetcher::TakeCancelled() {
     }
   }
   for (const uint64_t key_head : cancelled) {
-    const auto found = flights_.find(key_head);
-    const Flight flight = found->second;
-    flights_.erase(found);
-    ready_.erase({flight.urgency, flight.due, key_head});
-    PrefetchCounters& count = counters_[Index(flight.source)];
-    ++count.cancelled;
-    count.unused_bytes += flight.issued;
-    const double moved = static_cast<double>(flight.issued) / static_cast<double>(flight.bytes);
-    Judge(flight, 0, flight.cost_us * moved);
+    const Flight& flight = flights_.at(key_head);
+    Cancelled(key_head, static_cast<double>(flight.issued) / static_cast<double>(flight.bytes));
   }
   return cancelled;
 }
 
-Prefetcher::Demanded Prefetcher::Demand(uint64_t key_head) {
+void Prefetcher::Cancelled(uint64_t key_head, double arrived) {
+  const auto found = flights_.find(key_head);
+  if (found == flights_.end()) return;
+  const Flight flight = found->second;
+  flights_.erase(found);
+  ready_.erase({flight.urgency, flight.due, key_head});
+  PrefetchCounters& count = counters_[Index(flight.source)];
+  ++count.cancelled;
+  count.unused_bytes += static_cast<uint64_t>(arrived * static_cast<double>(flight.bytes));
+  Judge(flight, 0, flight.cost_us * arrived);
+}
+
+Prefetcher::Demanded Prefetcher::Demand(uint64_t key_head, std::optional<double> arrived) {
   if (const auto loss = displaced_.find(key_head); loss != displaced_.end()) {
     const HintSource source = loss->second.source;
     ++counters_[Index(source)].pollution;
@@ -189,8 +194,8 @@ Prefetcher::Demanded Prefetcher::Demand(uint64_t key_head) {
   flights_.erase(found);
   ready_.erase({flight.urgency, flight.due, key_head});
   ++counters_[Index(flight.source)].late;
-  const double moved = static_cast<double>(flight.issued) / static_cast<double>(flight.bytes);
-  Judge(flight, flight.gain_us * moved, 0);
+  const double issued = static_cast<double>(flight.issued) / static_cast<double>(flight.bytes);
+  Judge(flight, flight.gain_us * arrived.value_or(issued), 0);
   return {Demanded::Outcome::kJoined, flight.issued};
 }
 
@@ -206,14 +211,17 @@ void Prefetcher::Displaced(uint64_t key_head, uint64_t victim, uint64_t stall_us
   }
 }
 
+void Prefetcher::JudgeUnused(const Flight& flight) {
+  PrefetchCounters& count = counters_[Index(flight.source)];
+  ++count.unused;
+  count.unused_bytes += flight.bytes;
+  Judge(flight, 0, flight.cost_us);
+}
+
 void Prefetcher::Left(uint64_t key_head) {
   if (const auto landed = landed_.find(key_head); landed != landed_.end()) {
-    const Flight flight = landed->second;
+    JudgeUnused(landed->second);
     landed_.erase(landed);
-    PrefetchCounters& count = counters_[Index(flight.source)];
-    ++count.unused;
-    count.unused_bytes += flight.bytes;
-    Judge(flight, 0, flight.cost_us);
   }
   Appeared(key_head);
 }
@@ -234,12 +242,20 @@ void Prefetcher::Imagine(uint64_t key_head, const Flight& flight, const Prefetch
       key_head, Shadow{flight.source, free_at + link.latency_us, flight.gain_us, flight.cost_us});
 }
 
-// Starts the walks over, and judges what was imagined and is wanted by nobody.
+// Starts the walks over, and judges what was moved or imagined and is wanted by nobody any more.
 void Prefetcher::Review() {
   const uint64_t now = now_();
   if (now - reviewed_at_ < options_.review_us) return;
   reviewed_at_ = now;
   cursors_.fill({});
+  for (auto it = landed_.begin(); it != landed_.end();) {
+    if (lookahead_->StandingOf(it->first) != Lookahead::Standing::kGone) {
+      ++it;
+      continue;
+    }
+    JudgeUnused(it->second);
+    landed_.erase(it++);
+  }
   for (auto it = shadows_.begin(); it != shadows_.end();) {
     if (lookahead_->StandingOf(it->first) != Lookahead::Standing::kGone) {
       ++it;

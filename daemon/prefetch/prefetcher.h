@@ -99,6 +99,10 @@ class Prefetcher {
   // Objects that nobody wants any more and whose unissued pieces never come: the owner frees their
   // room once pieces already issued have landed. O(objects on their way).
   std::vector<uint64_t> TakeCancelled();
+  // The same of one object, for an owner that hands objects to its link whole (piece_bytes above
+  // all of them) and has taken back what was not on its way: `arrived` of it, 0 .. 1, was moved for
+  // nothing. Ignored when it is not on its way.
+  void Cancelled(uint64_t key_head, double arrived);
 
   // The object is demanded: call for each demand, before looking for it in the upper tier. kJoined:
   // it is on its way, `issued_bytes` of it have been issued, and the rest is the demand's to issue;
@@ -107,7 +111,8 @@ class Prefetcher {
     enum class Outcome { kNotPrefetched, kTimely, kJoined } outcome = Outcome::kNotPrefetched;
     uint64_t issued_bytes = 0;
   };
-  Demanded Demand(uint64_t key_head);
+  // `arrived`: how much of it has, 0 .. 1, where the owner knows better than by pieces issued.
+  Demanded Demand(uint64_t key_head, std::optional<double> arrived = std::nullopt);
   // `victim` left the upper tier so that `key_head` may come; missing it would cost `stall_us`.
   void Displaced(uint64_t key_head, uint64_t victim, uint64_t stall_us);
   // The object left the upper tier, for whatever reason.
@@ -148,6 +153,7 @@ class Prefetcher {
   std::optional<uint64_t> FirstReady(int urgency) const;
   PrefetchPiece Issue(uint64_t key_head);
   void Review();
+  void JudgeUnused(const Flight& flight);
   void Imagine(uint64_t key_head, const Flight& flight, const PrefetchLink& link);
   void Judge(const Flight& flight, double gain_us, double cost_us);
 

@@ -76,15 +76,17 @@ absl::StatusOr<std::optional<std::string_view>> LineReader::Next() {
         static_cast<const char*>(std::memchr(from + searched, '\n', end_ - begin_ - searched));
     if (newline == nullptr && fd_ >= 0) {
       searched = end_ - begin_;
-      if (searched > kMaxLineBytes) {
-        ++line_;
-        return Error(absl::StrCat("the line is longer than ", kMaxLineBytes, " bytes"));
+      if (searched <= kMaxLineBytes) {
+        if (absl::Status status = Fill(); !status.ok()) return status;
+        continue;
       }
-      if (absl::Status status = Fill(); !status.ok()) return status;
-      continue;
     }
     if (newline == nullptr && begin_ == end_) return std::nullopt;
     const size_t length = newline != nullptr ? newline - from : end_ - begin_;
+    if (length > kMaxLineBytes) {
+      ++line_;
+      return Error(absl::StrCat("the line is longer than ", kMaxLineBytes, " bytes"));
+    }
     begin_ += length + (newline != nullptr ? 1 : 0);
     searched = 0;
     ++line_;

@@ -22,6 +22,7 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
     : options_(options),
       tenants_(tenants),
       nvme_(nvme),
+      live_(options, options),
       verify_(options.host.verify == "always" ? VerifyMode::kAlways : VerifyMode::kCrossing),
       started_us_(MonotonicUs()),
       transcoder_(nvme == nullptr ? nullptr
@@ -96,7 +97,7 @@ absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
   welcome.max_keys_per_call = options_.limits.max_keys_per_call;
   welcome.default_lease_ttl_ms = options_.limits.lease_ttl_s * 1000;
   welcome.max_lease_ttl_ms = options_.limits.max_lease_ttl_s * 1000;
-  welcome.host_capacity_bytes = tenant.host->capacity_bytes();
+  welcome.host_capacity_bytes = tenant.host->max_capacity_bytes();
   welcome.segment_fd = tenant.host->fd();
   welcome.board_fd = session.board.fd();
   welcome.board_slots = session.board.slots();

@@ -1,5 +1,7 @@
 #include "daemon/cache_service.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -57,6 +59,11 @@ absl::StatusOr<uint16_t> CacheService::TenantOf(const PeerCredentials& peer,
     if (std::find(tenant.uids.begin(), tenant.uids.end(), peer.uid) == tenant.uids.end()) continue;
     known_uid = true;
     if (wanted.empty() || wanted == tenant.name) return static_cast<uint16_t>(i);
+  }
+  // Who could read the memory of all tenants anyhow, to operate the daemon.
+  const bool is_operator = peer.uid == 0 || peer.uid == geteuid();
+  for (size_t i = 0; is_operator && !known_uid && i < tenants_.size(); ++i) {
+    if (wanted.empty() || wanted == tenants_[i].name) return static_cast<uint16_t>(i);
   }
   if (known_uid) {
     return absl::PermissionDeniedError(

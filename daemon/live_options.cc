@@ -65,10 +65,7 @@ absl::StatusOr<LiveOptions::Change> LiveOptions::Reload(Options configured) cons
   return Resolve(std::move(configured));
 }
 
-absl::StatusOr<LiveOptions::Change> LiveOptions::Resize(std::string_view tier,
-                                                        std::string_view tenant,
-                                                        const Size& size) const {
-  Options configured = configured_;
+absl::Status LiveOptions::Find(std::string_view tier, std::string_view tenant) const {
   if (tier != "host" && tier != "nvme") {
     return absl::NotFoundError(
         absl::StrCat("no tier '", Sv(tier), "': expected \"host\" or \"nvme\""));
@@ -76,15 +73,25 @@ absl::StatusOr<LiveOptions::Change> LiveOptions::Resize(std::string_view tier,
   if (tier == "nvme" && !resolved_.nvme.enabled) {
     return absl::NotFoundError("there is no NVMe tier here (nvme.enabled = false)");
   }
+  const auto named = [&](const TenantOptions& t) { return t.name == tenant; };
+  if (tenant.empty() || std::any_of(resolved_.tenants.begin(), resolved_.tenants.end(), named)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("no tenant '", Sv(tenant), "'"));
+}
+
+absl::StatusOr<LiveOptions::Change> LiveOptions::Resize(std::string_view tier,
+                                                        std::string_view tenant,
+                                                        const Size& size) const {
+  absl::Status known = Find(tier, tenant);
+  if (!known.ok()) return known;
+  Options configured = configured_;
   if (tenant.empty()) {
     (tier == "host" ? configured.host.capacity : configured.nvme.capacity) = size;
     return Resolve(std::move(configured));
   }
   auto found = std::find_if(configured.tenants.begin(), configured.tenants.end(),
                             [&](const TenantOptions& t) { return t.name == tenant; });
-  if (found == configured.tenants.end()) {
-    return absl::NotFoundError(absl::StrCat("no tenant '", Sv(tenant), "'"));
-  }
   (tier == "host" ? found->host_capacity : found->nvme_capacity) = size;
   return Resolve(std::move(configured));
 }

@@ -28,8 +28,10 @@ class LiveOptions {
   };
   // Of a configuration file read anew. InvalidArgument as ResolveOptions.
   absl::StatusOr<Change> Reload(Options configured) const;
-  // Of a tier's size, "host" or "nvme", or of one tenant's part of it. NotFound: no such tier or
-  // tenant. InvalidArgument as ResolveOptions, or when it is more than the machine has.
+  // NotFound: no such tier ("host" or "nvme"), or tenant (empty: all).
+  absl::Status Find(std::string_view tier, std::string_view tenant) const;
+  // Of a tier's size, or of one tenant's part of it. NotFound as Find. InvalidArgument as
+  // ResolveOptions, or when it is more than the machine has.
   absl::StatusOr<Change> Resize(std::string_view tier, std::string_view tenant,
                                 const Size& size) const;
   void Accept(Change change);

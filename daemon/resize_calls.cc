@@ -29,12 +29,11 @@ absl::StatusOr<ResizeReply> CacheService::Resize(SessionId id, const ResizeReque
   const bool asks_only = request.bytes == 0 && request.percent == 0;
   const Size size =
       request.percent != 0 ? Size::Percent(request.percent) : Size::Bytes(request.bytes);
-  // What is asked for with the size that is there already changes nothing, but is checked.
-  absl::StatusOr<LiveOptions::Change> change = live_.Resize(request.tier, request.tenant, size);
-  if (!change.ok() && !(asks_only && absl::IsInvalidArgument(change.status()))) {
-    return change.status();
-  }
+  absl::Status known = live_.Find(request.tier, request.tenant);
+  if (!known.ok()) return known;
   if (!asks_only) {
+    absl::StatusOr<LiveOptions::Change> change = live_.Resize(request.tier, request.tenant, size);
+    if (!change.ok()) return change.status();
     const std::string keys = absl::StrJoin(change->applied, " ");
     absl::Status applied = Apply(*std::move(change));
     if (!applied.ok()) return applied;

@@ -20,6 +20,7 @@ constexpr std::array<std::string_view, 2> kNotify = {"auto", "off"};
 constexpr std::array<std::string_view, 3> kAdmission = {"auto", "always", "second-touch"};
 constexpr std::array<std::string_view, 9> kSelect = {
     "auto", "raw", "lossless-fast", "lossless", "zstd", "fastest", "fast", "balanced", "archive"};
+constexpr std::array<std::string_view, 2> kSharing = {"hard", "fair"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
@@ -64,14 +65,20 @@ constexpr std::array<OptionKey, 8> kLimitsKeys = {{
      "Longest time limit of a lease, seconds; longer requests get this. At least lease_ttl_s."},
 }};
 
-constexpr std::array<OptionKey, 3> kHostKeys = {{
+constexpr std::array<OptionKey, 4> kHostKeys = {{
     {"capacity",
      SizeField{TERRACE_MEMBER(host.capacity),
                {4 * kMiB, 64 * kTiB, 1, "the cgroup's memory limit, else of the machine's memory"}},
-     "Shared memory for objects, all tenants together. Grows to this, never past it."},
+     "Shared memory for objects, all tenants together. Grows to this, never past it. Can be "
+     "changed "
+     "while the daemon runs."},
     {"headroom", SizeField{TERRACE_MEMBER(host.headroom), {kMiB, 16 * kGiB, kPage, ""}},
      "Memory kept populated and free, ahead of demand, a tenant: a burst of stores or loads up to "
      "this size finds pages ready. Speed only."},
+    {"sharing", ChoiceField{TERRACE_MEMBER(host.sharing), kSharing},
+     "What of a tenant's part it leaves unused: hard, it stays unused; fair, other tenants borrow "
+     "it, "
+     "and give it back, evicting, as soon as its owner needs it."},
     {"verify", ChoiceField{TERRACE_MEMBER(host.verify), kVerify},
      "When checksums are compared: crossing, whenever bytes move between tiers; always, also each "
      "time an object is acquired from host memory, at the cost of reading it once more."},
@@ -87,7 +94,9 @@ constexpr std::array<OptionKey, 10> kNvmeKeys = {{
      SizeField{TERRACE_MEMBER(nvme.capacity),
                {16 * kMiB, 1024 * kTiB, 1, "what the file system has free"}},
      "Hard limit on segment files. A percentage counts what the tier already holds as free, so it "
-     "does not shrink from restart to restart. At least two segments."},
+     "does not shrink from restart to restart. At least two segments. Can be changed while the "
+     "daemon "
+     "runs."},
     {"segment_size", SizeField{TERRACE_MEMBER(nvme.segment_size), {4 * kMiB, 8 * kGiB, kPage, ""}},
      "Size of one segment file, the unit of reclamation. An object must fit one."},
     {"queue_depth", IntegerField{TERRACE_MEMBER(nvme.queue_depth), 1, 1024},
@@ -127,7 +136,7 @@ constexpr std::array<OptionKey, 4> kCodecKeys = {{
      "Threads that encode and decode. 0: half the cores, at least one. Speed only."},
 }};
 
-constexpr std::array<OptionKey, 4> kTenantKeys = {{
+constexpr std::array<OptionKey, 5> kTenantKeys = {{
     {"name", NameField{TERRACE_TENANT(name), 64},
      "Names the tenant in logs, metrics and stored records. Two tenants cannot share one.",
      "required", "\"research\""},
@@ -143,6 +152,12 @@ constexpr std::array<OptionKey, 4> kTenantKeys = {{
      OptionalSizeField{TERRACE_TENANT(host_capacity), {4 * kMiB, 64 * kTiB, 1, "host.capacity"}},
      "The tenant's part of host memory. All parts together must not exceed host.capacity.",
      "an equal share of what the others leave", "\"50%\""},
+    {"nvme_capacity",
+     OptionalSizeField{TERRACE_TENANT(nvme_capacity), {4 * kMiB, 1024 * kTiB, 1, "nvme.capacity"}},
+     "The most that the tenant's records may take of the NVMe tier. Past it the tenant's own "
+     "records "
+     "give way, those longest unused first. All parts together must not exceed nvme.capacity.",
+     "no limit but nvme.capacity", "\"50%\""},
 }};
 
 #undef TERRACE_MEMBER

@@ -47,6 +47,8 @@ struct HostSection {
   Size capacity = Size::Percent(25);
   // Memory is taken and populated in steps of this size, ahead of demand. Affects speed only.
   Size headroom = Size::Bytes(uint64_t{128} << 20);
+  // "hard": a tenant's part is its own; "fair": others may use what it leaves until it needs it.
+  std::string sharing = "hard";
   // When a checksum is compared: "crossing" (between tiers) or "always" (also on host reads).
   std::string verify = "crossing";
 
@@ -91,6 +93,8 @@ struct TenantOptions {
   std::optional<Salt> salt = {};
   // Part of host.capacity. Absent until resolved: an equal share of what the others leave.
   std::optional<Size> host_capacity = {};
+  // The most that its records may take of nvme.capacity. Absent: no limit of its own.
+  std::optional<Size> nvme_capacity = {};
 
   friend bool operator==(const TenantOptions&, const TenantOptions&) = default;
 };
@@ -126,6 +130,10 @@ absl::StatusOr<Options> ResolveOptions(Options options);
 // by a comment.
 enum class Secrets { kHide, kShow };
 std::string ToToml(const Options& options, Secrets secrets = Secrets::kHide);
+
+// Names of the keys whose values differ, in the order of the reference: "host.capacity",
+// "tenants.NAME.host_capacity"; "tenants" when tenants were added, removed or reordered.
+std::vector<std::string> ChangedKeys(const Options& before, const Options& after);
 
 // Where the daemon listens and clients connect when nothing says otherwise:
 // $XDG_RUNTIME_DIR/terrace/terraced.sock, else /run/terrace/terraced.sock.

@@ -1,6 +1,7 @@
 // Options made concrete on this machine: shares into bytes, defaults into paths.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "absl/status/status.h"
@@ -13,6 +14,7 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kMinTenantHostBytes = uint64_t{4} << 20;
+constexpr uint64_t kMinTenantNvmeBytes = uint64_t{4} << 20;
 constexpr size_t kMaxSocketPathBytes = 107;  // sockaddr_un
 
 // The XDG rule: a relative value is ignored.
@@ -132,6 +134,24 @@ absl::Status ResolveTenants(Options& options) {
   return absl::OkStatus();
 }
 
+absl::Status ResolveNvmeParts(Options& options) {
+  const uint64_t whole = options.nvme.capacity.bytes;
+  uint64_t left = whole;
+  for (size_t i = 0; i < options.tenants.size(); ++i) {
+    std::optional<Size>& part = options.tenants[i].nvme_capacity;
+    if (!part) continue;
+    const uint64_t bytes = part->Of(whole) / kPageBytes * kPageBytes;
+    if (options.nvme.enabled && (bytes < kMinTenantNvmeBytes || bytes > left)) {
+      return Contradiction(absl::StrCat("tenants[", i, "].nvme_capacity"), FormatSize(*part),
+                           absl::StrCat(kMinTenantNvmeBytes, " .. ", left, " bytes, what is left",
+                                        " of nvme.capacity (", whole, " bytes)"));
+    }
+    left -= std::min(left, bytes);
+    part = Size::Bytes(bytes);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string DefaultSocketPath() {
@@ -144,6 +164,7 @@ absl::StatusOr<Options> ResolveOptions(Options options) {
   if (absl::Status s = ResolveHost(options.host); !s.ok()) return s;
   if (absl::Status s = ResolveNvme(options.nvme); !s.ok()) return s;
   if (absl::Status s = ResolveTenants(options); !s.ok()) return s;
+  if (absl::Status s = ResolveNvmeParts(options); !s.ok()) return s;
   return options;
 }
 

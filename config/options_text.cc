@@ -1,4 +1,6 @@
 // Options as text: the effective configuration, the example file and the reference tables.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "config/option_keys.h"
@@ -56,6 +58,35 @@ std::string ToToml(const Options& options, Secrets secrets) {
     for (size_t i = 0; i < count; ++i) AppendValues(section, values, i, secrets, out);
   }
   return out;
+}
+
+std::vector<std::string> ChangedKeys(const Options& before, const Options& after) {
+  Options a = before, b = after;  // the table's accessors hand out references to change
+  std::vector<std::string> changed;
+  const auto compare = [&](const OptionSection& section, const std::string& path, size_t tenant) {
+    for (const OptionKey& key : section.keys) {
+      if (Rendered(key.field, a, tenant) != Rendered(key.field, b, tenant)) {
+        changed.push_back(absl::StrCat(path, ".", Sv(key.name)));
+      }
+    }
+  };
+  for (const OptionSection& section : OptionSections()) {
+    if (!section.repeated) {
+      compare(section, std::string(section.name), 0);
+      continue;
+    }
+    const bool same_tenants =
+        std::equal(a.tenants.begin(), a.tenants.end(), b.tenants.begin(), b.tenants.end(),
+                   [](const TenantOptions& x, const TenantOptions& y) { return x.name == y.name; });
+    if (!same_tenants) {
+      changed.emplace_back(section.name);
+      continue;
+    }
+    for (size_t i = 0; i < a.tenants.size(); ++i) {
+      compare(section, absl::StrCat(Sv(section.name), ".", a.tenants[i].name), i);
+    }
+  }
+  return changed;
 }
 
 std::string ExampleToml() {

@@ -1,5 +1,7 @@
 #include "daemon/cache_service.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -22,6 +24,7 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
     : options_(options),
       tenants_(tenants),
       nvme_(nvme),
+      live_(options, options),
       verify_(options.host.verify == "always" ? VerifyMode::kAlways : VerifyMode::kCrossing),
       started_us_(MonotonicUs()),
       transcoder_(nvme == nullptr ? nullptr
@@ -56,6 +59,11 @@ absl::StatusOr<uint16_t> CacheService::TenantOf(const PeerCredentials& peer,
     if (std::find(tenant.uids.begin(), tenant.uids.end(), peer.uid) == tenant.uids.end()) continue;
     known_uid = true;
     if (wanted.empty() || wanted == tenant.name) return static_cast<uint16_t>(i);
+  }
+  // Who could read the memory of all tenants anyhow, to operate the daemon.
+  const bool is_operator = peer.uid == 0 || peer.uid == geteuid();
+  for (size_t i = 0; is_operator && !known_uid && i < tenants_.size(); ++i) {
+    if (wanted.empty() || wanted == tenants_[i].name) return static_cast<uint16_t>(i);
   }
   if (known_uid) {
     return absl::PermissionDeniedError(
@@ -96,7 +104,7 @@ absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
   welcome.max_keys_per_call = options_.limits.max_keys_per_call;
   welcome.default_lease_ttl_ms = options_.limits.lease_ttl_s * 1000;
   welcome.max_lease_ttl_ms = options_.limits.max_lease_ttl_s * 1000;
-  welcome.host_capacity_bytes = tenant.host->capacity_bytes();
+  welcome.host_capacity_bytes = tenant.host->max_capacity_bytes();
   welcome.segment_fd = tenant.host->fd();
   welcome.board_fd = session.board.fd();
   welcome.board_slots = session.board.slots();

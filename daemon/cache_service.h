@@ -10,6 +10,7 @@
 
 #include "config/options.h"
 #include "daemon/catalog.h"
+#include "daemon/live_options.h"
 #include "daemon/metrics.h"
 #include "daemon/mover.h"
 #include "daemon/session.h"
@@ -31,6 +32,11 @@ class CacheService final : public Service {
   absl::Status Recover() { return mover_.Recover(); }
   // Ends leases that ran out, refreshes estimates. Every few tens of milliseconds.
   void Tick();
+  // What the options were resolved from: shares stay shares when sizes change. Before serving.
+  void SetConfigured(Options configured) { live_ = LiveOptions(std::move(configured), options_); }
+  // Applies what may change while serving of a configuration that was read anew, logs it, and names
+  // what needs a restart. Changes nothing when it fails: InvalidArgument.
+  absl::Status Reload(Options configured);
   uint64_t pending_objects() const { return mover_.pending_objects(); }
   uint64_t object_count() const { return catalog_.visible_count(); }
 
@@ -85,10 +91,13 @@ class CacheService final : public Service {
   ExtentInfo Describe(const Entry& entry, uint64_t stored_before) const;
   ObjectInfo Detail(const Entry& entry) const;
   absl::Status Limit(const std::string& message);
+  absl::Status Apply(LiveOptions::Change change);
+  ResizeReply ResizeProgress(std::string_view tier, std::optional<uint16_t> tenant) const;
 
   const Options& options_;
   std::vector<Tenant>& tenants_;
   NvmeTier* nvme_;
+  LiveOptions live_;
   const VerifyMode verify_;
   const uint64_t started_us_;
   Metrics metrics_;

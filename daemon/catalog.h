@@ -47,9 +47,10 @@ struct HostCopy {
   ObjectKey parent;
   uint32_t layout;    // of the session that stored or first loaded it
   uint32_t position;  // of the first token, or kUnknownPosition
-  uint32_t part_count : 30;
+  uint32_t part_count : 29;
   uint32_t ready : 1;    // every part is there and checked
   uint32_t writing : 1;  // the NVMe tier is reading it: must not move
+  uint32_t moving : 1;   // being copied to another extent: this one must not be freed
 
   absl::Span<uint32_t> part_crcs() { return {reinterpret_cast<uint32_t*>(this + 1), part_count}; }
   absl::Span<const uint32_t> part_crcs() const {

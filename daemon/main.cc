@@ -28,13 +28,22 @@ constexpr uint64_t kTickMs = 20;
 constexpr std::chrono::seconds kDrainTimeout{30};
 
 absl::StatusOr<Options> ReadOptions(const std::string& config_path) {
-  Options options = DefaultOptions();
-  if (!config_path.empty()) {
-    absl::StatusOr<Options> loaded = LoadOptions(config_path);
-    if (!loaded.ok()) return loaded.status();
-    options = *std::move(loaded);
+  return config_path.empty() ? DefaultOptions() : LoadOptions(config_path);
+}
+
+// SIGHUP: the file as it is now. What cannot be used changes nothing.
+void Reload(CacheService& service, const std::string& config_path) {
+  if (config_path.empty()) {
+    spdlog::warn("SIGHUP: started without --config, nothing to read anew");
+    return;
   }
-  return ResolveOptions(std::move(options));
+  absl::StatusOr<Options> configured = ReadOptions(config_path);
+  absl::Status status =
+      configured.ok() ? service.Reload(*std::move(configured)) : configured.status();
+  if (!status.ok()) {
+    spdlog::error("SIGHUP: {} is not used, everything stays as it was: {}", config_path,
+                  std::string(status.message()));
+  }
 }
 
 absl::Status PrepareStateDir(const std::string& directory) {
@@ -80,15 +89,18 @@ void NotifySystemd(const Options& options, const char* state) {
   close(fd);
 }
 
-// Waits for SIGTERM or SIGINT on a thread of its own: the signals are blocked everywhere else.
+// Waits for SIGHUP, and at last SIGTERM or SIGINT, on a thread of its own: the signals are blocked
+// everywhere else.
 class SignalWaiter {
  public:
   explicit SignalWaiter(std::function<void(int)> on_signal)
       : thread_([on_signal = std::move(on_signal)] {
           sigset_t set = Signals();
           int signal = 0;
-          sigwait(&set, &signal);
-          on_signal(signal);
+          do {
+            sigwait(&set, &signal);
+            on_signal(signal);
+          } while (signal == SIGHUP);
         }) {}
   ~SignalWaiter() {
     pthread_kill(thread_.native_handle(), SIGTERM);  // no-op when the thread has already returned
@@ -99,6 +111,7 @@ class SignalWaiter {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     return set;
   }
 
@@ -107,7 +120,8 @@ class SignalWaiter {
 };
 
 // Serves until a signal, then until everything committed is durable or the drain times out.
-void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server) {
+void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server,
+           const std::string& config_path) {
   std::optional<std::chrono::steady_clock::time_point> drain_deadline;
   loop.Every(kTickMs, [&] {
     service.Tick();
@@ -121,6 +135,10 @@ void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server) {
   SignalWaiter signals([&](int signal) {
     loop.Post([&, signal] {
       if (drain_deadline) return;
+      if (signal == SIGHUP) {
+        Reload(service, config_path);
+        return;
+      }
       spdlog::info("{}: draining, {} objects to write", strsignal(signal),
                    service.pending_objects());
       drain_deadline = std::chrono::steady_clock::now() + kDrainTimeout;
@@ -131,7 +149,9 @@ void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server) {
 }
 
 absl::Status Run(const std::string& config_path) {
-  absl::StatusOr<Options> options = ReadOptions(config_path);
+  absl::StatusOr<Options> configured = ReadOptions(config_path);
+  if (!configured.ok()) return configured.status();
+  absl::StatusOr<Options> options = ResolveOptions(*configured);
   if (!options.ok()) return options.status();
   spdlog::set_level(spdlog::level::from_str(options->server.log_level));
   absl::Status state_dir = PrepareStateDir(options->server.state_dir);
@@ -148,6 +168,7 @@ absl::Status Run(const std::string& config_path) {
     nvme = *std::move(opened);
   }
   CacheService service(*options, *tenants, nvme.get(), loop.poster());
+  service.SetConfigured(*std::move(configured));
   absl::Status recovered = service.Recover();
   if (!recovered.ok()) return recovered;
   if (nvme != nullptr) {
@@ -166,7 +187,7 @@ absl::Status Run(const std::string& config_path) {
   spdlog::info("terraced {} serving {} objects on {}", kVersion, service.object_count(),
                options->server.socket_path);
   NotifySystemd(*options, "READY=1");
-  Serve(loop, service, *std::move(server));
+  Serve(loop, service, *std::move(server), config_path);
   NotifySystemd(*options, "STOPPING=1");
   nvme.reset();  // finishes queued writes while the service can still hear of them
   spdlog::info("stopped");

@@ -30,6 +30,9 @@ std::vector<std::pair<std::string, uint64_t>> Metrics::List() const {
           {"writes_failed", writes_failed},
           {"evicted_host", evicted_host},
           {"evicted_unwritten", evicted_unwritten},
+          {"resizes", resizes},
+          {"moved_objects", moved_objects},
+          {"moved_bytes", moved_bytes},
           {"dropped_nvme", dropped_nvme},
           {"leases_expired", leases_expired},
           {"refused_limits", refused_limits}};

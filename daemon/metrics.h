@@ -33,8 +33,10 @@ struct Metrics {
   uint64_t encoded_bytes = 0, encoded_from_bytes = 0;  // stored, of so much
   uint64_t decoded_objects = 0, decoded_bytes = 0;     // for a lease
   uint64_t evicted_host = 0;
-  uint64_t evicted_unwritten = 0;  // of those, never durable
-  uint64_t dropped_nvme = 0;       // lost with a reclaimed segment
+  uint64_t evicted_unwritten = 0;               // of those, never durable
+  uint64_t resizes = 0;                         // of a tier or a tenant's part, asked for and begun
+  uint64_t moved_objects = 0, moved_bytes = 0;  // within the host tier, because it shrinks
+  uint64_t dropped_nvme = 0;                    // lost with a reclaimed segment
   uint64_t leases_expired = 0;
   uint64_t refused_limits = 0;  // calls answered ResourceExhausted by a configured limit
 

@@ -108,7 +108,7 @@ void Mover::AddRecovered(RecordId record, const RecordMeta& meta,
 bool Mover::Evictable(ObjectId id) const {
   const Entry& entry = catalog_.at(id);
   return entry.lease_count == 0 && !entry.pinned && entry.host != nullptr && entry.host->ready &&
-         !entry.host->writing;
+         !entry.host->writing && !entry.host->moving;
 }
 
 absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
@@ -126,7 +126,8 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
     auto victim =
         tenant.host_policy->Evict([&](PolicyId id) { return Evictable(id) && may_leave(id); });
     if (!victim) {
-      retry_after_ms = writing_objects_ > 0 || !loading_.empty() ? kWriteRetryMs : 0;
+      const bool soon = writing_objects_ > 0 || !loading_.empty() || tenant.shrink.moving_bytes > 0;
+      retry_after_ms = soon ? kWriteRetryMs : 0;
       return absl::ResourceExhaustedError(absl::StrCat(
           "host tier of tenant '", tenant.name, "' is full: nothing that may be evicted gives ",
           bytes, " contiguous bytes (", tenant.host->used_bytes(), " of ",
@@ -400,7 +401,7 @@ void Mover::RecordDropped(RecordId record, const ObjectKey& key) {
 void Mover::ReleaseIfGone(ObjectId id) {
   Entry& entry = catalog_.at(id);
   const bool held = entry.lease_count > 0 || loading(id) ||
-                    (entry.host != nullptr && entry.host->writing) ||
+                    (entry.host != nullptr && (entry.host->writing || entry.host->moving)) ||
                     entry.state == EntryState::kReserved;
   if (held) return;
   const bool nowhere = entry.host == nullptr && entry.record == kNoRecord;
@@ -419,6 +420,7 @@ uint32_t Mover::EtaUs(uint64_t stored_bytes) const {
 }
 
 void Mover::Tick() {
+  for (uint16_t tenant = 0; tenant < tenants_.size(); ++tenant) ShrinkHost(tenant);
   if (nvme_ == nullptr) return;
   nvme_->Tick();
   read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;

@@ -1,6 +1,7 @@
 // Moves objects between tiers: the only file that sees catalog, tiers, codec and (later) device
-// together. Makes room in the host tier, writes committed objects behind to NVMe (write_behind.cc),
-// brings them back for a lease. Loop thread; nothing here blocks.
+// together. Makes room in the host tier, and shrinks it while it serves (host_resize.cc); writes
+// committed objects behind to NVMe (write_behind.cc); brings them back for a lease. Loop thread;
+// nothing here blocks.
 #pragma once
 
 #include <cstdint>
@@ -114,7 +115,11 @@ class Mover {
   double ReadBytesPerS() const;                                      // measured, or assumed
   // Time to bring so much of records up from NVMe behind everything already asked for.
   uint32_t EtaUs(uint64_t stored_bytes) const;
-  // Refreshes measured bandwidth and retries writes that found the tier's queue full.
+  // From now on; a smaller one is reached step by step, Tick by Tick: evicting in policy order,
+  // then moving what is left. What is leased stays where it is until the lease ends.
+  absl::Status ResizeHost(uint16_t tenant, uint64_t bytes);
+  // Refreshes measured bandwidth, retries writes that found the tier's queue full, and brings tiers
+  // nearer to a smaller capacity.
   void Tick();
 
  private:
@@ -133,6 +138,11 @@ class Mover {
   static bool AnyMayLeave(ObjectId) { return true; }
   bool Evictable(ObjectId id) const;
   void EvictHostCopy(ObjectId id);
+  void ShrinkHost(uint16_t tenant);
+  bool EvictForShrink(Tenant& tenant, uint64_t& budget);
+  void MoveStrays(uint16_t tenant, uint64_t evict_budget);
+  bool StartMove(ObjectId id);
+  void FinishMove(ObjectId id, const Extent& to, absl::Span<const uint32_t> part_crcs);
   void DropHostCopy(ObjectId id);
   void AddRecovered(RecordId record, const RecordMeta& meta, std::vector<RecordId>& duplicates);
   void Enqueue(ObjectId id);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "config/text.h"
 #include "daemon/cache_service.h"
 
 namespace terrace {
@@ -12,6 +13,13 @@ namespace {
 
 constexpr uint32_t kMaxListed = 1000;
 constexpr uint32_t kVerifyScan = 4096;  // empty slots looked over in one step
+
+std::string Shrinking(uint64_t excess_bytes, uint64_t held_bytes, std::string_view by) {
+  if (excess_bytes == 0) return "";
+  std::string text = absl::StrCat(", shrinking: ", excess_bytes, " bytes to go");
+  if (held_bytes > 0) absl::StrAppend(&text, ", ", held_bytes, " bytes held by ", Sv(by));
+  return text;
+}
 
 }  // namespace
 
@@ -35,14 +43,18 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
 
   TierStatus host;
   host.name = "host";
+  uint64_t excess_bytes = 0, held_bytes = 0;
   for (const Tenant& tenant : tenants_) {
     host.capacity_bytes += tenant.host->capacity_bytes();
     host.used_bytes += tenant.host->used_bytes();
     host.populated_bytes += tenant.host->populated_bytes();
     host.huge_page_bytes += tenant.host->HugePageBytes();
     host.objects += tenant.host_objects;
+    excess_bytes += tenant.host->excess_bytes();
+    held_bytes += tenant.shrink.last_held_bytes;
   }
   host.detail = host.huge_page_bytes > 0 ? "huge pages" : "4 KiB pages";
+  host.detail += Shrinking(excess_bytes, held_bytes, "leases");
   reply.tiers.push_back(std::move(host));
   if (nvme_ != nullptr) {
     const NvmeStats stats = nvme_->Stats();
@@ -79,6 +91,7 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   reply.reservations = reservation_count_;
   auto own = metrics_.List();
   reply.counters.insert(reply.counters.begin(), own.begin(), own.end());
+  reply.counters.emplace_back("shrink_pending_bytes", excess_bytes);
   reply.counters.emplace_back("pending_write_objects", mover_.pending_objects());
   reply.counters.emplace_back("pending_write_bytes", mover_.pending_bytes());
   return reply;
@@ -204,10 +217,6 @@ absl::StatusOr<VerifyReply> CacheService::Verify(SessionId id, uint64_t cursor) 
 
 absl::StatusOr<std::vector<HintResult>> CacheService::Hint(SessionId, absl::Span<const HintItem>) {
   return absl::UnimplementedError("hint: this daemon takes none");
-}
-
-absl::StatusOr<ResizeReply> CacheService::Resize(SessionId, const ResizeRequest&) {
-  return absl::UnimplementedError("resize: this daemon keeps the sizes it started with");
 }
 
 absl::StatusOr<MissRatioCurveReply> CacheService::MissRatioCurve(SessionId, const MissRatioQuery&) {

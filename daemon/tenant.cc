@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "config/machine.h"
 #include "config/object_layout.h"
 
 namespace terrace {
@@ -58,6 +60,16 @@ absl::StatusOr<Salt> LoadOrCreateSecret(const std::string& state_dir) {
   return ReadSecret(path);
 }
 
+// What a tenant's arena may ever become: the memory there is, as long as the addresses of all
+// tenants' arenas fit the daemon. Address space only, here and in clients. 0 when it is not known.
+uint64_t LargestHostBytes(size_t tenant_count) {
+  constexpr uint64_t kAddressBytes = uint64_t{32} << 40;
+  const absl::StatusOr<uint64_t> memory = MemoryLimitBytes();
+  if (!memory.ok()) return 0;
+  return std::min({*memory, kAddressBytes / tenant_count, ExtentAllocator::kMaxBytes}) /
+         kExtentAlignment * kExtentAlignment;
+}
+
 }  // namespace
 
 uint32_t StoredTenantId(const std::string& name) {
@@ -73,6 +85,7 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
   if (sodium_init() < 0) return absl::InternalError("libsodium did not initialise");
   absl::StatusOr<Salt> secret = LoadOrCreateSecret(options.server.state_dir);
   if (!secret.ok()) return secret.status();
+  const uint64_t largest = LargestHostBytes(options.tenants.size());
   std::vector<Tenant> tenants;
   for (const TenantOptions& configured : options.tenants) {
     Tenant tenant;
@@ -91,6 +104,7 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     host.name = "terrace-host-" + configured.name;
     host.capacity_bytes = configured.host_capacity->bytes / kExtentAlignment * kExtentAlignment;
     host.headroom_bytes = options.host.headroom.bytes;
+    host.max_capacity_bytes = std::max(host.capacity_bytes, largest);
     auto arena = MemoryTier::Create(std::move(host), post);
     if (!arena.ok()) return arena.status();
     tenant.host = *std::move(arena);

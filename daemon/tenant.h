@@ -14,6 +14,14 @@
 
 namespace terrace {
 
+// How far the host arena is on its way to a smaller capacity.
+struct HostShrink {
+  uint32_t next_slot = 0;     // of the catalog, to be looked at
+  uint64_t moving_bytes = 0;  // being copied below the new end
+  // Found above it and in use in a way that forbids moving: in the scan under way, in the last one.
+  uint64_t held_bytes = 0, last_held_bytes = 0;
+};
+
 struct Tenant {
   std::string name;
   std::vector<uint32_t> uids;
@@ -22,6 +30,7 @@ struct Tenant {
   std::unique_ptr<MemoryTier> host;
   std::unique_ptr<EvictionPolicy> host_policy;
   uint64_t host_objects = 0;
+  HostShrink shrink;
 };
 
 // Tenant::stored_id of a tenant of that name.

@@ -191,6 +191,8 @@ struct ResizeRequest {
   std::string tier;    // "host", "nvme"
   std::string tenant;  // empty: the whole tier
   uint64_t bytes = 0;  // wanted; 0: changes nothing, tells how far the last one is
+  // Not 0: a share, 1 .. 100, as in the configuration, instead of `bytes`.
+  uint32_t percent = 0;
 };
 struct ResizeReply {
   uint64_t current_bytes = 0, target_bytes = 0;

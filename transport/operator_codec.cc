@@ -168,6 +168,7 @@ absl::Status ReadResize(wire::Session::ResizeParams::Reader params, ResizeReques
   absl::Status status = ReadName(params.getTier(), "tier", request.tier);
   if (status.ok()) status = ReadName(params.getTenant(), "tenant", request.tenant);
   request.bytes = params.getBytes();
+  request.percent = params.getPercent();
   return status;
 }
 
@@ -175,6 +176,7 @@ void WriteResize(const ResizeRequest& request, wire::Session::ResizeParams::Buil
   params.setTier(ToText(request.tier));
   params.setTenant(ToText(request.tenant));
   params.setBytes(request.bytes);
+  params.setPercent(request.percent);
 }
 
 void WriteResizeReply(const ResizeReply& reply, wire::ResizeReply::Builder out) {

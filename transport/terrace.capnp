@@ -68,7 +68,7 @@ interface Session {
   pin @14 (key :Data, pinned :Bool) -> (error :Error);
   verify @15 (cursor :UInt64) -> (error :Error, reply :VerifyReply);
   hint @16 (hints :List(HintItem)) -> (error :Error, results :List(HintResult));
-  resize @17 (tier :Text, tenant :Text, bytes :UInt64) -> (error :Error, reply :ResizeReply);
+  resize @17 (tier :Text, tenant :Text, bytes :UInt64, percent :UInt32) -> (error :Error, reply :ResizeReply);
   missRatioCurve @18 (tier :Text, tenant :Text) -> (error :Error, reply :MissRatioCurveReply);
 }
 

@@ -55,6 +55,13 @@ int RunPin(const GlobalOptions& options, const std::vector<std::string>& keys, b
 int RunFlush(const GlobalOptions& options, double timeout_s);
 int RunVerify(const GlobalOptions& options);
 
+struct ResizeOptions {
+  std::string tier, size;  // as typed
+  std::string tenant;      // empty: the whole tier
+  bool wait = true;
+};
+int RunResize(const GlobalOptions& options, const ResizeOptions& resize);
+
 struct StoreInspectOptions {
   std::string directory;
   bool records = false;  // each of them, too

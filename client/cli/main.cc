@@ -18,6 +18,7 @@ constexpr char kFooter[] = R"(Examples:
   terrace show 3fa9c1                     one object, by any unique prefix of its key
   terrace pin 3fa9c1 && terrace flush     keep it, and wait until it is on disk
   terrace verify                          read everything back and compare checksums
+  terrace resize host 6GiB                change a tier's size while it serves
   terrace store inspect /var/lib/terrace/nvme   what lies on disk, while no daemon runs
   terrace codec list                      how KV may be encoded, and what that needs
   terrace codec verify chunk.tkv --profile model.tkvp   does every section decode?
@@ -58,6 +59,7 @@ struct Arguments {
   ListOptions list;
   std::vector<std::string> keys;
   double flush_timeout_s = 60;
+  ResizeOptions resize;
   StoreInspectOptions store_inspect;
   std::string codec_file;
   CodecVerifyOptions codec_verify;
@@ -131,6 +133,22 @@ void AddMaintenance(CLI::App& app, Arguments& args, Action& action) {
                      "Read everything back and compare checksums; exit 4 and list the keys when "
                      "something is corrupt")
       ->callback([&] { action = [&] { return RunVerify(args.global); }; });
+  CLI::App* resize = app.add_subcommand(
+      "resize",
+      "Change the size of a tier, or of a tenant's part of it, while it serves; wait until that is "
+      "done. For root and the user that runs the daemon. The next start, and a reload, go by the "
+      "configuration file again");
+  resize->add_option("TIER", args.resize.tier, "host or nvme")->required();
+  resize
+      ->add_option("SIZE", args.resize.size,
+                   "6GiB, 512MiB, bytes, or a share as in the configuration: 25%")
+      ->required();
+  resize
+      ->add_option("--tenant", args.resize.tenant,
+                   "Only this tenant's part: host_capacity or nvme_capacity")
+      ->type_name("NAME");
+  resize->add_flag("!--no-wait", args.resize.wait, "Do not wait until it is done");
+  resize->callback([&] { action = [&] { return RunResize(args.global, args.resize); }; });
 }
 
 void AddStore(CLI::App& app, Arguments& args, Action& action) {

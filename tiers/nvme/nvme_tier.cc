@@ -38,6 +38,7 @@ void NvmeTier::Touch(RecordId record) { impl_->Touch(record); }
 void NvmeTier::SetPinned(RecordId record, bool pinned) { impl_->SetPinned(record, pinned); }
 uint64_t NvmeTier::pending_pins() const { return impl_->pending_pins(); }
 bool NvmeTier::in_service() const { return impl_->in_service(); }
+absl::Status NvmeTier::SetCapacity(uint64_t bytes) { return impl_->SetCapacity(bytes); }
 void NvmeTier::Tick() { impl_->Tick(); }
 NvmeStats NvmeTier::Stats() const { return impl_->Stats(); }
 

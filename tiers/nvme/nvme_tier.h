@@ -41,8 +41,9 @@ enum class ReclaimPolicy : uint8_t {
 };
 
 struct NvmeOptions {
-  std::string directory;        // created if absent
-  uint64_t capacity_bytes = 0;  // hard limit on segment files, at all times
+  std::string directory;  // created if absent
+  // Hard limit on segment files, at all times but while they are brought down to a smaller one.
+  uint64_t capacity_bytes = 0;
   uint64_t segment_bytes = 64 << 20;
   uint32_t queue_depth = 16;
   uint64_t piece_bytes = 1 << 20;                // one I/O; what a demand read may wait behind
@@ -182,7 +183,12 @@ class NvmeTier {
   // False after a storm of errors, until a probe of the device succeeds: reads fail with
   // Unavailable and writes with ResourceExhausted at once.
   bool in_service() const;
-  // To be called some times a second: probes a device that is out of service.
+  // From now on. When it is smaller than what segments take, Tick() brings them down in the order
+  // in which they give way anyway, but for those with records that are read or pinned.
+  // InvalidArgument: less than two segments, or more segments than the process may open.
+  absl::Status SetCapacity(uint64_t bytes);
+  // To be called some times a second: probes a device that is out of service, gives up segments
+  // beyond the capacity.
   void Tick();
 
   NvmeStats Stats() const;

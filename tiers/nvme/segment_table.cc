@@ -13,11 +13,23 @@ constexpr uint64_t kManySegments = 8;
 
 }  // namespace
 
-SegmentTable::SegmentTable(Options options)
-    : options_(std::move(options)),
-      classes_(options_.capacity_bytes / options_.segment_bytes >= kManySegments ? kLifetimes : 1),
-      reclaim_reserve_(classes_ > 1 && options_.reclaim == ReclaimPolicy::kReuse ? 1 : 0),
-      clean_reserve_(classes_ > 1 ? reclaim_reserve_ + 2 : 0) {}
+SegmentTable::SegmentTable(Options options) : options_(std::move(options)) { ChooseClasses(); }
+
+void SegmentTable::ChooseClasses() {
+  classes_ = options_.capacity_bytes / options_.segment_bytes >= kManySegments ? kLifetimes : 1;
+  reclaim_reserve_ = classes_ > 1 && options_.reclaim == ReclaimPolicy::kReuse ? 1 : 0;
+  clean_reserve_ = classes_ > 1 ? reclaim_reserve_ + 2 : 0;
+}
+
+std::vector<Segment*> SegmentTable::SetCapacity(uint64_t bytes) {
+  options_.capacity_bytes = bytes;
+  ChooseClasses();
+  std::vector<Segment*> closed;
+  for (int record_class = classes_; record_class < kLifetimes; ++record_class) {
+    if (open_[record_class] != nullptr) closed.push_back(open_[record_class]);
+  }
+  return closed;
+}
 
 Segment& SegmentTable::AddRecovered(std::shared_ptr<SegmentFile> file, Segment::State state) {
   const uint32_t id = file->id;

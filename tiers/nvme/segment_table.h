@@ -55,6 +55,12 @@ class SegmentTable {
   };
   explicit SegmentTable(Options options);
 
+  // Segments that are open to a class of records there is no longer, to be closed by the caller.
+  std::vector<Segment*> SetCapacity(uint64_t bytes);
+  uint64_t capacity_bytes() const { return options_.capacity_bytes; }
+  // More is used than the capacity, since it became smaller.
+  bool over() const { return used_bytes_ > options_.capacity_bytes; }
+
   // A segment of an earlier run. Its records are added by Count().
   Segment& AddRecovered(std::shared_ptr<SegmentFile> file, Segment::State state);
   // A file that is not ours, or cannot be read: its id is not given again, and its bytes count.
@@ -90,6 +96,8 @@ class SegmentTable {
   bool busy() const;
   // Null without any.
   Segment* AnyClean();
+  // More are clean than are to be kept ready.
+  bool has_clean_reserve() const { return clean_.size() > clean_reserve_; }
   // The clock that segments are ordered by goes on from here.
   void SetClock(uint64_t clock) { clock_ = clock; }
   // The segment, which nothing uses, begins a new generation with nothing in it. Returns what it
@@ -113,10 +121,12 @@ class SegmentTable {
   // Segments that could be opened without one giving way.
   uint64_t Available() const;
 
-  const Options options_;
-  const int classes_;
-  const uint64_t reclaim_reserve_;        // segments that only reclamation may open
-  const uint64_t clean_reserve_;          // segments to have ready, those included
+  void ChooseClasses();
+
+  Options options_;
+  int classes_ = 1;
+  uint64_t reclaim_reserve_ = 0;          // segments that only reclamation may open
+  uint64_t clean_reserve_ = 0;            // segments to have ready, those included
   std::map<uint32_t, Segment> segments_;  // by id
   std::array<Segment*, kLifetimes> open_{};
   std::set<uint32_t> clean_, left_alone_;

@@ -37,6 +37,7 @@ struct Drain {
   std::vector<RecordId> keep;
   size_t next = 0;
   uint32_t in_flight = 0;
+  bool give_up = false;                         // its room is not to be used again
   absl::flat_hash_map<RecordId, Place> moving;  // where copies that are being written will lie
 };
 
@@ -57,6 +58,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void Erase(RecordId id);
   void Touch(RecordId id);
   void SetPinned(RecordId id, bool pinned);
+  absl::Status SetCapacity(uint64_t bytes);
   void Tick();
   bool in_service() const { return health_.in_service(); }
   const std::vector<ObjectKey>& lost() const { return lost_; }
@@ -131,14 +133,15 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   bool LongerThanSegment(const RecordMeta& meta) const;
   void EarnReclaimCredit(uint64_t bytes);
   std::vector<RecordId> LiveRecords(const Segment& segment) const;
-  void BeginDrain(Segment& segment);
+  void GiveUpSegments();
+  void BeginDrain(Segment& segment, bool give_up);
   void ContinueDrain();
   void ReadForDrain(RecordId id);
   void WriteOnceMore(RecordId id, RecordMeta meta, std::shared_ptr<kernels::AlignedBuffer> payload);
   void Moved(RecordId id, uint32_t segment_id, const nvme::RecordEntry& entry,
              const absl::Status& status);
   void EndDrain();
-  void Recycle(Segment& segment);
+  void Recycle(Segment& segment, bool give_up);
   void Discard(Segment& segment);
   void Drop(RecordId id);
 

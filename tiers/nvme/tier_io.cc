@@ -35,9 +35,9 @@ absl::Status NvmeTier::Impl::Admit(const WriteRequest& request) {
   const uint64_t bytes = request.meta.payload_bytes;
   const uint64_t stored = StoredBytes(nvme::HeaderBytes(request.meta.part_ends), bytes);
   const uint64_t entry_bytes = nvme::EntryBytes(request.meta);
-  if (segments_->FileBytesFor(stored, entry_bytes) > options_.capacity_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("nvme write of ", bytes, " bytes: the capacity is ", options_.capacity_bytes));
+  if (segments_->FileBytesFor(stored, entry_bytes) > segments_->capacity_bytes()) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "nvme write of ", bytes, " bytes: the capacity is ", segments_->capacity_bytes()));
   }
   // One record is always let through, however long.
   if (stats_.pending_write_bytes > 0 &&
@@ -328,6 +328,7 @@ void NvmeTier::Impl::SetPinned(RecordId id, bool pinned) {
 void NvmeTier::Impl::Tick() {
   if (stopped_ || !recovered_) return;
   if (health_.probe_due(Clock::now())) Probe();
+  GiveUpSegments();
 }
 
 // Writes a block of its own file, syncs and reads it back, the way records go.

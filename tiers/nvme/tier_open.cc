@@ -234,14 +234,14 @@ std::vector<NvmeTier::Impl::Segment*> NvmeTier::Impl::SegmentsByAge() {
 // The capacity may be smaller than it was.
 void NvmeTier::Impl::ShrinkToCapacity() {
   for (Segment* segment : SegmentsByAge()) {  // clean ones are the oldest: they hold nothing
-    if (segments_->used_bytes() <= options_.capacity_bytes) return;
+    if (segments_->used_bytes() <= segments_->capacity_bytes()) return;
     if (segment->pinned_bytes > 0) continue;
     for (RecordId id : LiveRecords(*segment)) Drop(id);
     Discard(*segment);
   }
-  if (segments_->used_bytes() <= options_.capacity_bytes) return;
+  if (segments_->used_bytes() <= segments_->capacity_bytes()) return;
   spdlog::warn("nvme tier: what is pinned takes {} bytes of segments, the capacity is {}",
-               segments_->used_bytes(), options_.capacity_bytes);
+               segments_->used_bytes(), segments_->capacity_bytes());
 }
 
 // Of the segments that were not full the newest of each class is written on; the others are sealed.
@@ -359,7 +359,7 @@ void NvmeTier::Impl::Stop() {
 
 NvmeStats NvmeTier::Impl::Stats() const {
   NvmeStats stats = stats_;
-  stats.capacity_bytes = options_.capacity_bytes;
+  stats.capacity_bytes = segments_->capacity_bytes();
   stats.used_bytes = segments_->used_bytes();
   stats.segments = segments_->size();
   stats.clean_segments = segments_->clean();

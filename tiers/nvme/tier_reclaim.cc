@@ -15,6 +15,7 @@ namespace {
 // below 1.1 with headers and footers, and an endurance budget goes to new records.
 constexpr double kReclaimShare = 0.06;
 constexpr uint32_t kDrainDepth = 4;
+constexpr int kGiveUpAtOnce = 2;
 
 }  // namespace
 
@@ -51,7 +52,7 @@ void NvmeTier::Impl::MakeRoom() {
     }
     Segment* victim = segments_->Victim();
     if (victim == nullptr) break;
-    BeginDrain(*victim);
+    BeginDrain(*victim, false);
     SubmitWaiting();
   }
   // Nothing under way will make room either.
@@ -61,16 +62,51 @@ void NvmeTier::Impl::MakeRoom() {
     stats_.pending_write_bytes -= request.meta.payload_bytes;
     Reject(request, absl::ResourceExhaustedError(absl::StrCat(
                         "nvme tier: no room for ", request.meta.payload_bytes,
-                        " bytes: ", segments_->used_bytes(), " of ", options_.capacity_bytes,
+                        " bytes: ", segments_->used_bytes(), " of ", segments_->capacity_bytes(),
                         " bytes are in use, and pinned or being read")));
   }
   making_room_ = false;
 }
 
-void NvmeTier::Impl::BeginDrain(Segment& segment) {
+absl::Status NvmeTier::Impl::SetCapacity(uint64_t bytes) {
+  if (bytes < 2 * options_.segment_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("an nvme tier of ", bytes,
+                                                   " bytes: expected at least two segments of ",
+                                                   options_.segment_bytes));
+  }
+  absl::Status allowed = nvme::AllowSegments(bytes / options_.segment_bytes);
+  if (!allowed.ok()) return allowed;
+  // Classes of which there are no more segments.
+  for (Segment* closed : segments_->SetCapacity(bytes)) {
+    CloseToWrites(*closed);
+    SealIfDone(*closed);
+  }
+  MakeRoom();
+  return absl::OkStatus();
+}
+
+// A few at a time, so that what clients wait for goes in between.
+void NvmeTier::Impl::GiveUpSegments() {
+  for (int i = 0; i < kGiveUpAtOnce && segments_->over() && !drain_.has_value(); ++i) {
+    Segment* clean = segments_->AnyClean();
+    Segment* victim = segments_->has_clean_reserve() ? nullptr : segments_->Victim();
+    if (victim != nullptr) {
+      BeginDrain(*victim, true);
+    } else if (clean != nullptr && !segments_->busy()) {
+      Discard(*clean);
+    } else if (clean != nullptr && segments_->has_clean_reserve()) {
+      Discard(*clean);
+    } else {
+      return;
+    }
+  }
+}
+
+void NvmeTier::Impl::BeginDrain(Segment& segment, bool give_up) {
   segment.state = Segment::State::kDraining;
   drain_.emplace();
   drain_->segment_id = segment.file->id;
+  drain_->give_up = give_up;
   const std::vector<RecordId> records = LiveRecords(segment);
   std::vector<RecordId> wanted;
   for (RecordId id : records) {
@@ -184,6 +220,7 @@ void NvmeTier::Impl::Moved(RecordId id, uint32_t segment_id, const nvme::RecordE
 
 void NvmeTier::Impl::EndDrain() {
   Segment& segment = *segments_->Find(drain_->segment_id);
+  const bool give_up = drain_->give_up;
   drain_.reset();
   if (segment.pinned_bytes > 0) {  // there was no room for it elsewhere: the segment stays
     segment.state = Segment::State::kSealed;
@@ -192,15 +229,15 @@ void NvmeTier::Impl::EndDrain() {
   }
   for (RecordId id : LiveRecords(segment)) Drop(id);
   ++stats_.reclaimed_segments;
-  Recycle(segment);
+  Recycle(segment, give_up);
 }
 
 // The segment, which holds nothing any longer, becomes a clean one; or goes, when it is not of the
-// usual length or its room is needed for one that is not.
-void NvmeTier::Impl::Recycle(Segment& segment) {
+// usual length or its room is needed for one that is not, or not to be used again.
+void NvmeTier::Impl::Recycle(Segment& segment, bool give_up) {
   system_.Step("reclaim.dropped");
   const bool needed = !waiting_.empty() && LongerThanSegment(waiting_.front().meta);
-  if (needed || segment.file->bytes != options_.segment_bytes) {
+  if (needed || give_up || segment.file->bytes != options_.segment_bytes) {
     Discard(segment);
     return;
   }

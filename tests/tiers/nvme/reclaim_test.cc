@@ -172,6 +172,50 @@ TEST_F(ReclaimTest, ASmallerCapacityIsKeptFromTheStart) {
   EXPECT_LE(BytesOnDisk(), options_.capacity_bytes);
 }
 
+TEST_F(ReclaimTest, TheCapacityChangesWhileServing) {
+  Open();
+  const TestObject pinned = Object(1);
+  const RecordId pinned_id = MustWrite(pinned);
+  tier_->SetPinned(pinned_id, true);
+  WriteOthers(80);
+  Settle();
+  ASSERT_GT(tier_->Stats().used_bytes, 10 * options_.segment_bytes);
+  EXPECT_TRUE(absl::IsInvalidArgument(tier_->SetCapacity(2 * options_.segment_bytes - 1)));
+
+  // Down to where there is one class of segments only, with writes on their way.
+  for (uint64_t segments : {9, 4}) {
+    const uint64_t bytes = segments * options_.segment_bytes;
+    ASSERT_TRUE(tier_->SetCapacity(bytes).ok());
+    EXPECT_EQ(tier_->Stats().capacity_bytes, bytes);
+    WriteOthers(6);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (tier_->Stats().used_bytes > bytes && std::chrono::steady_clock::now() < deadline) {
+      const uint64_t reclaimed = tier_->Stats().reclaimed_segments;
+      tier_->Tick();
+      EXPECT_LE(tier_->Stats().reclaimed_segments, reclaimed + 4);  // a few at a time
+      loop_.RunUntil([] { return false; }, std::chrono::seconds(0));
+    }
+    EXPECT_LE(tier_->Stats().used_bytes, bytes);
+    ExpectStored(pinned_id, pinned);
+    for (const auto& [id, meta] : Records()) {
+      if (id != pinned_id) ExpectStored(id, Object(meta.cost_us));
+    }
+    WriteOthers(40);
+    EXPECT_LE(tier_->Stats().used_bytes, bytes);
+  }
+  Settle();
+  EXPECT_LE(BytesOnDisk(), tier_->Stats().capacity_bytes);
+
+  ASSERT_TRUE(tier_->SetCapacity(16 * options_.segment_bytes).ok());
+  const size_t before = dropped_.size();
+  WriteOthers(70);
+  EXPECT_EQ(dropped_.size(), before);  // there is room again
+  ExpectStored(pinned_id, pinned);
+  options_.capacity_bytes = 16 * options_.segment_bytes;
+  Reopen();
+  ExpectStored(IdOf(pinned.meta.key), pinned);
+}
+
 TEST_F(ReclaimTest, TheWriteBudgetIsKeptAcrossRestarts) {
   options_.write_budget_bytes_per_day = 40 * kMiB;
   Open();

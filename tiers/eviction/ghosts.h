@@ -16,6 +16,8 @@ template <class Value>
 class Ghosts {
  public:
   Ghosts() : buckets_(kLeastBuckets, kEndOfList), order_(&slots_) {}
+  Ghosts(const Ghosts&) = delete;
+  Ghosts& operator=(const Ghosts&) = delete;
 
   uint32_t size() const { return size_; }
   uint64_t bytes() const { return bytes_; }  // of the objects
@@ -56,6 +58,9 @@ class Ghosts {
 
   // Requires that it is not empty.
   void DropOldest() { Take(slots_[order_.oldest()].head); }
+  void TrimTo(uint32_t size) {
+    while (size_ > size) DropOldest();
+  }
 
  private:
   static constexpr size_t kLeastBuckets = 64;  // a power of two, as every size
@@ -98,5 +103,9 @@ class Ghosts {
 };
 
 struct NoValue {};  // of ghosts that are only remembered to have been
+
+// How many a policy may always have, however few objects there are: of a cache that holds a few
+// percent of a model's experts, the past of all of them. About 3 MiB.
+inline constexpr uint32_t kLeastGhosts = 65536;
 
 }  // namespace terrace

@@ -46,7 +46,7 @@ class ArcPolicy final : public EvictionPolicy {
   }
 
   void Touch(PolicyId id) override {
-    if (!tracked(id)) return;
+    if (!Placed(entries_, id)) return;
     if (queue(id) == Queue::kFrequent) {
       frequent_.ids.MoveToNewest(id);
       return;
@@ -71,7 +71,7 @@ class ArcPolicy final : public EvictionPolicy {
   }
 
   void Forget(PolicyId id) override {
-    if (tracked(id)) Remove(id);
+    if (Placed(entries_, id)) Remove(id);
   }
 
   void SetCapacity(uint64_t bytes) override {
@@ -94,10 +94,6 @@ class ArcPolicy final : public EvictionPolicy {
     return std::max(1.0, ratio) * static_cast<double>(bytes);
   }
 
-  bool tracked(PolicyId id) {
-    const Entry* entry = entries_.Find(id);
-    return entry != nullptr && entry->linked();
-  }
   Queue queue(PolicyId id) const { return static_cast<Queue>(entries_[id].queue); }
   Side& side(PolicyId id) { return queue(id) == Queue::kRecent ? recent_ : frequent_; }
 

@@ -3,6 +3,7 @@
 // with one head share a ghost, which costs a wrong guess. Calls are O(1), amortised over growth.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -16,6 +17,8 @@ template <class Value>
 class Ghosts {
  public:
   Ghosts() : buckets_(kLeastBuckets, kEndOfList), order_(&slots_) {}
+  Ghosts(const Ghosts&) = delete;
+  Ghosts& operator=(const Ghosts&) = delete;
 
   uint32_t size() const { return size_; }
   uint64_t bytes() const { return bytes_; }  // of the objects
@@ -56,9 +59,12 @@ class Ghosts {
 
   // Requires that it is not empty.
   void DropOldest() { Take(slots_[order_.oldest()].head); }
+  void TrimTo(uint32_t size) {
+    while (size_ > size) DropOldest();
+  }
 
  private:
-  static constexpr size_t kLeastBuckets = 64;  // a power of two, as every size
+  static constexpr size_t kLeastBuckets = 64;
   struct Slot : IdLink {
     uint32_t next = kEndOfList;  // in its bucket, or among the free
     [[no_unique_address]] Value value{};
@@ -67,9 +73,7 @@ class Ghosts {
   };
 
   // Heads come from a hash, or, in a replay, are small numbers.
-  size_t BucketOf(uint64_t head) const {
-    return (head * 0x9e3779b97f4a7c15u >> 32) & (buckets_.size() - 1);
-  }
+  size_t BucketOf(uint64_t head) const { return head * 0x9e3779b97f4a7c15u >> shift_; }
 
   uint32_t NewSlot() {
     if (free_ == kEndOfList) {
@@ -83,6 +87,7 @@ class Ghosts {
 
   void Grow() {
     buckets_.assign(2 * buckets_.size(), kEndOfList);
+    --shift_;
     for (uint32_t slot = order_.oldest(); slot != kEndOfList; slot = order_.NewerThan(slot)) {
       uint32_t& bucket = buckets_[BucketOf(slots_[slot].head)];
       slots_[slot].next = bucket;
@@ -90,7 +95,8 @@ class Ghosts {
     }
   }
 
-  std::vector<uint32_t> buckets_;
+  std::vector<uint32_t> buckets_;  // a power of two of them
+  int shift_ = 64 - std::countr_zero(kLeastBuckets);
   IdTable<Slot> slots_;
   IdList<Slot> order_;
   uint32_t used_ = 0, free_ = kEndOfList, size_ = 0;
@@ -98,5 +104,9 @@ class Ghosts {
 };
 
 struct NoValue {};  // of ghosts that are only remembered to have been
+
+// How many a policy may always have, however few objects there are: of a cache that holds a few
+// percent of a model's experts, the past of all of them. About 3 MiB.
+inline constexpr uint32_t kLeastGhosts = 65536;
 
 }  // namespace terrace

@@ -13,13 +13,7 @@
 
 namespace terrace {
 
-// Base of an entry that can be in a heap.
-struct HeapPosition {
-  static constexpr uint32_t kNone = 0xffffffffu;
-  uint32_t position = kNone;
-  bool queued() const { return position != kNone; }
-};
-
+// Entries derive from IdPosition.
 template <class Entry, class Key>
 class IdHeap {
  public:
@@ -49,7 +43,7 @@ class IdHeap {
   // O(log n). Requires that the id is in this heap.
   void Remove(uint32_t id) {
     const uint32_t position = (*entries_)[id].position;
-    (*entries_)[id].position = HeapPosition::kNone;
+    (*entries_)[id].position = IdPosition::kNone;
     if (position == --size_) return;
     nodes_[position] = nodes_[size_];
     Down(Up(position));

@@ -14,7 +14,7 @@ inline constexpr uint32_t kEndOfList = 0xffffffffu;
 struct IdLink {
   static constexpr uint32_t kUnlinked = kEndOfList - 1;
   uint32_t older = kUnlinked, newer = kUnlinked;
-  bool linked() const { return older != kUnlinked; }
+  bool placed() const { return older != kUnlinked; }
 };
 
 template <class Entry>

@@ -36,4 +36,18 @@ class IdTable {
   std::vector<std::unique_ptr<T[]>> chunks_;
 };
 
+// Base of an entry whose place in a container of ids (IdHeap, IdSet) is kept with it.
+struct IdPosition {
+  static constexpr uint32_t kNone = 0xffffffffu;
+  uint32_t position = kNone;
+  bool placed() const { return position != kNone; }
+};
+
+// Whether the id is in a container, of entries that are in one while they are tracked.
+template <class Entry>
+bool Placed(IdTable<Entry>& entries, uint32_t id) {
+  const Entry* entry = entries.Find(id);
+  return entry != nullptr && entry->placed();
+}
+
 }  // namespace terrace

@@ -13,7 +13,7 @@ class LruPolicy final : public EvictionPolicy {
   }
 
   void Touch(PolicyId id) override {
-    if (tracked(id)) order_.MoveToNewest(id);
+    if (Placed(entries_, id)) order_.MoveToNewest(id);
   }
 
   std::optional<PolicyId> Evict(absl::FunctionRef<bool(PolicyId)> evictable) override {
@@ -26,15 +26,10 @@ class LruPolicy final : public EvictionPolicy {
   }
 
   void Forget(PolicyId id) override {
-    if (tracked(id)) order_.Remove(id);
+    if (Placed(entries_, id)) order_.Remove(id);
   }
 
  private:
-  bool tracked(PolicyId id) {
-    const IdLink* entry = entries_.Find(id);
-    return entry != nullptr && entry->linked();
-  }
-
   IdTable<IdLink> entries_;
   IdList<IdLink> order_{&entries_};
 };

@@ -21,7 +21,7 @@ namespace {
 
 constexpr double kClassesPerOctave = 4;
 
-struct Entry : HeapPosition {
+struct Entry : IdPosition {
   int32_t weight_class = 0;
 };
 // Of the complement of the next use: the furthest is on top.
@@ -41,7 +41,7 @@ class MinPolicy final : public EvictionPolicy {
 
   void Touch(PolicyId id) override {
     ++accesses_;
-    if (tracked(id)) heap(id).Update(id, ~kUnknownUse);
+    if (Placed(entries_, id)) heap(id).Update(id, ~kUnknownUse);
   }
 
   std::optional<PolicyId> Evict(absl::FunctionRef<bool(PolicyId)> evictable) override {
@@ -63,11 +63,11 @@ class MinPolicy final : public EvictionPolicy {
   }
 
   void Forget(PolicyId id) override {
-    if (tracked(id)) heap(id).Remove(id);
+    if (Placed(entries_, id)) heap(id).Remove(id);
   }
 
   void Hint(PolicyId id, uint64_t next_use, float) override {
-    if (tracked(id)) heap(id).Update(id, ~next_use);
+    if (Placed(entries_, id)) heap(id).Update(id, ~next_use);
   }
 
  private:
@@ -77,10 +77,6 @@ class MinPolicy final : public EvictionPolicy {
     return static_cast<int32_t>(std::lround(kClassesPerOctave * std::log2(ratio)));
   }
 
-  bool tracked(PolicyId id) {
-    const Entry* entry = entries_.Find(id);
-    return entry != nullptr && entry->queued();
-  }
   Heap& heap(PolicyId id) { return classes_.find(entries_[id].weight_class)->second; }
 
   std::function<uint64_t()> now_;

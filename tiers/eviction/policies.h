@@ -20,6 +20,31 @@ std::unique_ptr<EvictionPolicy> NewS3FifoPolicy(const PolicyContext& context);
 // (tens of microseconds), an eviction in addition O(lists / 64 + refused).
 std::unique_ptr<EvictionPolicy> NewHitDensityPolicy();
 
+// Greedy dual by uses, cost and size (GDSF), and with mean costs (PGDSF, of RAGCache).
+// O(log n), an eviction O(log n + refused log refused).
+std::unique_ptr<EvictionPolicy> NewGdsfPolicy();
+std::unique_ptr<EvictionPolicy> NewPgdsfPolicy();
+
+// Recency and computation saved for a byte. As GDSF.
+std::unique_ptr<EvictionPolicy> NewMarconiPolicy();
+
+// Least frequently and recently used. O(1), an eviction O(255 + refused).
+std::unique_ptr<EvictionPolicy> NewLfruPolicy();
+
+// Of experts, least frequently used within each layer's share. O(log n), an eviction
+// O(layers + log n + refused log refused).
+std::unique_ptr<EvictionPolicy> NewLfuLayerPolicy(const PolicyContext& context);
+
+// Of experts, latest expected next use. O(1), an eviction O(layers + what is tracked of the layers
+// used since the last one), O(n) when its first choice is refused.
+std::unique_ptr<EvictionPolicy> NewLenuPolicy(const PolicyContext& context);
+
+// Succinct predictions: one bit a use, as a hint of kNeverUsed. O(1), an eviction O(1 + refused)
+// amortised: a phase's end costs as much as its refused candidates.
+std::unique_ptr<EvictionPolicy> NewDiscardBitPolicy();
+std::unique_ptr<EvictionPolicy> NewDiscardBitRandomPolicy(const PolicyContext& context);
+std::unique_ptr<EvictionPolicy> NewMarkPredictPolicy(const PolicyContext& context);
+
 // Belady's offline optimum, by hints of each id's exact next use. O(log n), an eviction in addition
 // O(classes + refused), see min.cc.
 std::unique_ptr<EvictionPolicy> NewMinPolicy(const PolicyContext& context);

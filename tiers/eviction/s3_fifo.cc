@@ -37,7 +37,7 @@ class S3FifoPolicy final : public EvictionPolicy {
   }
 
   void Touch(PolicyId id) override {
-    if (!tracked(id)) return;
+    if (!Placed(entries_, id)) return;
     Entry& entry = entries_[id];
     if (entry.uses < kMostUses) ++entry.uses;
   }
@@ -52,7 +52,7 @@ class S3FifoPolicy final : public EvictionPolicy {
   }
 
   void Forget(PolicyId id) override {
-    if (tracked(id)) Remove(id);
+    if (Placed(entries_, id)) Remove(id);
   }
 
   void SetCapacity(uint64_t bytes) override {
@@ -66,11 +66,6 @@ class S3FifoPolicy final : public EvictionPolicy {
     IdList<Entry> ids;
     uint64_t bytes = 0;
   };
-
-  bool tracked(PolicyId id) {
-    const Entry* entry = entries_.Find(id);
-    return entry != nullptr && entry->linked();
-  }
 
   void Append(PolicyId id, bool to_main) {
     Entry& entry = entries_[id];

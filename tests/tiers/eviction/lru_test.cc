@@ -1,11 +1,11 @@
 #include <gtest/gtest.h>
 
-#include "tiers/eviction/policy.h"
+#include "tests/tiers/eviction/owner.h"
 
 namespace terrace {
 namespace {
 
-bool Any(PolicyId) { return true; }
+using testing::Any;
 
 TEST(Lru, TheLeastRecentlyUsedLeavesFirst) {
   auto lru = NewLruPolicy();

@@ -143,7 +143,7 @@ class HitDensityPolicy final : public EvictionPolicy {
 
   bool tracked(PolicyId id) {
     const Entry* entry = entries_.Find(id);
-    return entry != nullptr && entry->linked();
+    return entry != nullptr && entry->placed();
   }
 
   static int ClassOf(int kind, int uses, bool parent) {
@@ -212,7 +212,7 @@ class HitDensityPolicy final : public EvictionPolicy {
     Entry& entry = entries_[id];
     if (entry.before != kNoPolicyId) {  // it was what kept that one, most likely
       const Entry* before = entries_.Find(entry.before);
-      if (before != nullptr && before->linked() && before->level == kAside) TakeBack(entry.before);
+      if (before != nullptr && before->placed() && before->level == kAside) TakeBack(entry.before);
     }
     past_.Reserve(std::max(kLeastPast, kPastPerObject * tracked_));
     past_.Add(entry.tag, {entry.tick, Record::Of(entry)}, static_cast<uint32_t>(now_));
@@ -243,7 +243,7 @@ class HitDensityPolicy final : public EvictionPolicy {
     Entry& entry = entries_.At(id);
     if (entry.parent) return;
     entry.parent = 1;
-    if (!entry.linked()) return;
+    if (!entry.placed()) return;
     const Row row = rows_[entry.row];
     const int life_class = ClassOf(row.life_class / kKindClasses, entry.uses, true);
     if (life_class == row.life_class) return;

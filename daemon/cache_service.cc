@@ -226,7 +226,7 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
     if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
     ++metrics_.lookup_hits;
     const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
-    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), entry.cost_us});
+    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), mover_.RemakeUs(entry)});
   }
   for (size_t i = StepsWorthLoading(steps); i < steps.size(); ++i) {
     extents[before + i].flags |= kFlagRecompute;
@@ -256,8 +256,8 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   match.matched_grains = best->matched_grains;
   match.grain_count = entry.grain_count;
   match.info = Describe(entry, 0);
-  const PrefixStep step{match.info.eta_us,
-                        uint64_t{entry.cost_us} * best->matched_grains / entry.grain_count};
+  const PrefixStep step{match.info.eta_us, uint64_t{mover_.RemakeUs(entry)} * best->matched_grains /
+                                               entry.grain_count};
   if (StepsWorthLoading({&step, 1}) == 0) {
     match.info.flags |= kFlagRecompute;
     ++metrics_.recompute_advised;
@@ -286,7 +286,8 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
     return result;
   }
   const uint64_t bytes = layout.PayloadBytes(item.token_count, item.grain_count);
-  absl::StatusOr<Extent> extent = mover_.MakeRoom(session.tenant, bytes, result.retry_after_ms);
+  absl::StatusOr<Extent> extent =
+      mover_.MakeRoom(session.tenant, layout.kind, bytes, result.retry_after_ms);
   if (!extent.ok()) {
     result.status = extent.status();
     return result;
@@ -443,7 +444,6 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   ++entry.lease_count;
   lease.objects.push_back({id, *slot});
   if (ready) {
-    tenants_[entry.tenant].host_policy->Touch(id);
     session.board.Publish(*slot, MakeReadyWord(ReadyState::kReady, entry.host->part_count));
     if (verify_ == VerifyMode::kAlways) {
       const auto crcs = entry.host->part_crcs();
@@ -484,6 +484,11 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
   const uint64_t batch = ++last_batch_;
   for (const ObjectKey& key : keys) {
     reply.results.push_back(AcquireOne(**session, layout_id, key, options, batch, lease));
+  }
+  // The deepest first, so that by recency, too, a child leaves before its parent.
+  Placement& placement = *tenants_[(*session)->tenant].placement;
+  for (auto leased = lease.objects.rbegin(); leased != lease.objects.rend(); ++leased) {
+    placement.Used(leased->object);
   }
   if (lease.objects.empty()) return reply;
   lease.deadline_us = DeadlineUs(options.ttl_ms);

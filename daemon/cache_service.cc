@@ -17,6 +17,10 @@ namespace {
 // One board page holds 1,024 words; 16 pages let a session wait for a million-token prefix.
 constexpr uint32_t kBoardSlots = 16384;
 
+// Of each tier, up to four times its size matters, and some GiB more.
+constexpr uint64_t kCurveTimes = 4;
+constexpr uint64_t kCurveMoreBytes = uint64_t{4} << 30;
+
 }  // namespace
 
 CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme,
@@ -35,7 +39,13 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
                if (Session* session = sessions_.Find(waiter.session)) {
                  session->board.Publish(waiter.slot, word);
                }
-             }) {}
+             }) {
+  const uint64_t nvme_bytes = nvme == nullptr ? 0 : options.nvme.capacity.bytes;
+  for (const Tenant& tenant : tenants_) {
+    const uint64_t largest = std::max(tenant.host->max_capacity_bytes(), nvme_bytes);
+    demand_.emplace_back(kCurveTimes * largest + kCurveMoreBytes, started_us_);
+  }
+}
 
 void CacheService::Tick() {
   const uint64_t now_us = MonotonicUs();
@@ -46,6 +56,7 @@ void CacheService::Tick() {
     EndLease(session, it->second);
     session.leases.erase(it);
   }
+  for (Demand& demand : demand_) demand.Tick(now_us);
   mover_.Tick();
 }
 
@@ -217,6 +228,7 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
   uint64_t cold_bytes = 0;  // of records
   const size_t before = extents.size();
   std::vector<PrefixStep> steps;
+  Demand& demand = demand_[(*session)->tenant];
   for (const ObjectKey& key : keys) {
     const ObjectId object = FindVisible(**session, key);
     if (object == kNoObject) break;
@@ -227,6 +239,10 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
     ++metrics_.lookup_hits;
     const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
     steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), mover_.RemakeUs(entry)});
+    demand.LookedUp(layout_id, key, entry.payload_bytes(), steps.back().compute_us);
+  }
+  for (const ObjectKey& absent : keys.subspan(steps.size())) {
+    demand.LookedUp(layout_id, absent, 0, 0);
   }
   for (size_t i = StepsWorthLoading(steps); i < steps.size(); ++i) {
     extents[before + i].flags |= kFlagRecompute;
@@ -251,6 +267,8 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   const Entry& entry = catalog_.at(best->id);
   if (!mover_.Reachable(entry)) return match;
   ++metrics_.tail_matches;
+  demand_[(*session)->tenant].LookedUp(layout_id, entry.key, entry.payload_bytes(),
+                                       mover_.RemakeUs(entry));
   match.found = true;
   match.key = entry.key;
   match.matched_grains = best->matched_grains;
@@ -310,6 +328,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   session.reservations.emplace(result.reservation_id, id);
   ++reservation_count_;
   ++metrics_.reserved_objects;
+  demand_[session.tenant].Stored(layout_id, item.key, bytes);
   return result;
 }
 
@@ -416,6 +435,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   const ObjectId id = FindVisible(session, key);
   if (id == kNoObject) {
     ++metrics_.acquire_misses;
+    demand_[session.tenant].Acquired(layout_id, key, 0, 0);
     result.status = absl::NotFoundError(absl::StrCat(key.ToHex(), " is not stored"));
     return result;
   }
@@ -453,6 +473,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
     mover_.Join(id, {session.id, *slot});
   }
   mover_.Touched(id);
+  demand_[session.tenant].Acquired(layout_id, key, entry.payload_bytes(), mover_.RemakeUs(entry));
   result.offset = entry.host->extent.offset;
   result.payload_bytes = entry.payload_bytes();
   result.token_count = entry.token_count;

@@ -17,8 +17,11 @@ Demand::LayoutState& Demand::At(uint32_t layout) {
   return layouts_[layout];
 }
 
-void Demand::Count(const ObjectKey& key, uint64_t payload_bytes, uint32_t remake_us) {
-  curve_.Access(key.Head64(), AlignUp(payload_bytes, kExtentAlignment));
+void Demand::Count(LayoutState& state, const ObjectKey& key, uint64_t payload_bytes,
+                   uint32_t remake_us) {
+  if (payload_bytes != 0) state.latest_bytes = payload_bytes;
+  const uint64_t bytes = std::max<uint64_t>(state.latest_bytes, 1);
+  curve_.Access(key.Head64(), AlignUp(bytes, kExtentAlignment));
   if (remake_us == 0) return;
   cost_us_ += remake_us;
   costed_accesses_ += 1;
@@ -28,19 +31,13 @@ void Demand::LookedUp(uint32_t layout, const ObjectKey& key, uint64_t payload_by
                       uint32_t remake_us) {
   LayoutState& state = At(layout);
   state.looked_up = true;
-  state.latest_bytes = payload_bytes;
-  Count(key, payload_bytes, remake_us);
-}
-
-void Demand::LookedUpAbsent(uint32_t layout, const ObjectKey& key) {
-  LayoutState& state = At(layout);
-  state.looked_up = true;
-  Count(key, std::max<uint64_t>(state.latest_bytes, 1), 0);
+  Count(state, key, payload_bytes, remake_us);
 }
 
 void Demand::Acquired(uint32_t layout, const ObjectKey& key, uint64_t payload_bytes,
                       uint32_t remake_us) {
-  if (!At(layout).looked_up) Count(key, payload_bytes, remake_us);
+  LayoutState& state = At(layout);
+  if (!state.looked_up) Count(state, key, payload_bytes, remake_us);
 }
 
 void Demand::Stored(uint32_t layout, const ObjectKey& key, uint64_t payload_bytes) {

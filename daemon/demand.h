@@ -24,13 +24,11 @@ class Demand {
   // Sizes up to `max_bytes` matter.
   Demand(uint64_t max_bytes, uint64_t now_us) : curve_(max_bytes), faded_us_(now_us) {}
 
-  // A lookup of a layout named the key. `remake_us`: 0 when nobody knows.
+  // `payload_bytes`: 0 of an object that is not stored: it counts as large as the latest one of the
+  // layout. `remake_us`: 0 when nobody knows.
   void LookedUp(uint32_t layout, const ObjectKey& key, uint64_t payload_bytes, uint32_t remake_us);
-  // The same, but no such object is stored.
-  void LookedUpAbsent(uint32_t layout, const ObjectKey& key);
   void Acquired(uint32_t layout, const ObjectKey& key, uint64_t payload_bytes, uint32_t remake_us);
-  // It was found to be absent before, perhaps: now its size is known. Absent objects of a layout
-  // count as large as its latest one.
+  // It was found to be absent before, perhaps: now its size is known.
   void Stored(uint32_t layout, const ObjectKey& key, uint64_t payload_bytes);
 
   // Lets the past fade. Cheap; as often as one likes.
@@ -48,7 +46,7 @@ class Demand {
     bool looked_up = false;
   };
   LayoutState& At(uint32_t layout);
-  void Count(const ObjectKey& key, uint64_t payload_bytes, uint32_t remake_us);
+  void Count(LayoutState& state, const ObjectKey& key, uint64_t payload_bytes, uint32_t remake_us);
 
   MissRatioCurve curve_;
   std::vector<LayoutState> layouts_;  // by id

@@ -182,7 +182,7 @@ Loss Mover::LossOf(const Entry& entry) const {
   Loss loss;
   loss.remake_us = RemakeUs(entry);
   if (entry.record != kNoRecord && nvme_->in_service()) {
-    loss.fetch_us = kReadLatencyUs + EtaUs(StoredBytes(entry));
+    loss.fetch_us = FetchUs(StoredBytes(entry));
   }
   return loss;
 }
@@ -465,6 +465,10 @@ uint64_t Mover::StoredBytes(const Entry& entry) const {
 uint32_t Mover::EtaUs(uint64_t stored_bytes) const {
   return static_cast<uint32_t>(
       std::min(4e9, static_cast<double>(stored_bytes + loading_bytes_) * 1e6 / ReadBytesPerS()));
+}
+
+uint32_t Mover::FetchUs(uint64_t stored_bytes) const {
+  return kReadLatencyUs + EtaUs(stored_bytes);  // EtaUs is below 4e9
 }
 
 void Mover::Tick() {

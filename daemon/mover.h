@@ -120,6 +120,8 @@ class Mover {
   uint32_t RemakeUs(const Entry& entry) const;
   // Time to bring so much of records up from NVMe behind everything already asked for.
   uint32_t EtaUs(uint64_t stored_bytes) const;
+  // The same, with what a device takes that has nothing else to do.
+  uint32_t FetchUs(uint64_t stored_bytes) const;
   // From now on; a smaller one is reached step by step, Tick by Tick: evicting in policy order,
   // then moving what is left. What is leased stays where it is until the lease ends.
   absl::Status ResizeHost(uint16_t tenant, uint64_t bytes);

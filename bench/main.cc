@@ -27,6 +27,7 @@ constexpr Suite kSuites[] = {
     {"links", "a prefix through slower links: the daemon's choice of codec against each one",
      RunLinks},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
+    {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
 };
 
 constexpr char kFooter[] = R"(Examples:

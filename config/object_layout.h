@@ -6,6 +6,7 @@
 // layer 0 K, layer 0 V, layer 1 K, ...). Every part starts on a 64-byte boundary. All sizes bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -15,6 +16,7 @@
 namespace terrace {
 
 enum class ObjectKind : uint8_t { kKv = 1, kExpert = 2, kDocument = 3, kOpaque = 4 };
+inline constexpr size_t kObjectKinds = 4;
 
 inline constexpr uint64_t kPartAlignment = 64;
 inline constexpr uint64_t kExtentAlignment = 4096;

@@ -21,6 +21,10 @@ constexpr std::array<std::string_view, 3> kAdmission = {"auto", "always", "secon
 constexpr std::array<std::string_view, 9> kSelect = {
     "auto", "raw", "lossless-fast", "lossless", "zstd", "fastest", "fast", "balanced", "archive"};
 constexpr std::array<std::string_view, 2> kSharing = {"hard", "fair"};
+// Those of tiers/eviction/registry.h that need no hints; tests compare.
+constexpr std::array<std::string_view, 10> kPolicies = {
+    "lru",   "arc",     "s3-fifo", "hit-density", "gdsf",
+    "pgdsf", "marconi", "lfru",    "lfu-layer",   "lenu"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
@@ -65,7 +69,7 @@ constexpr std::array<OptionKey, 8> kLimitsKeys = {{
      "Longest time limit of a lease, seconds; longer requests get this. At least lease_ttl_s."},
 }};
 
-constexpr std::array<OptionKey, 4> kHostKeys = {{
+constexpr std::array<OptionKey, 5> kHostKeys = {{
     {"capacity",
      SizeField{TERRACE_MEMBER(host.capacity),
                {4 * kMiB, 64 * kTiB, 1, "the cgroup's memory limit, else of the machine's memory"}},
@@ -79,6 +83,9 @@ constexpr std::array<OptionKey, 4> kHostKeys = {{
      "What of a tenant's part it leaves unused: hard, it stays unused; fair, other tenants borrow "
      "it, "
      "and give it back, evicting, as soon as its owner needs it."},
+    {"policy", ChoiceField{TERRACE_MEMBER(host.policy), kPolicies},
+     "Which objects leave host memory first when it is full: see docs/architecture.md, What "
+     "stays."},
     {"verify", ChoiceField{TERRACE_MEMBER(host.verify), kVerify},
      "When checksums are compared: crossing, whenever bytes move between tiers; always, also each "
      "time an object is acquired from host memory, at the cost of reading it once more."},
@@ -136,7 +143,31 @@ constexpr std::array<OptionKey, 4> kCodecKeys = {{
      "Threads that encode and decode. 0: half the cores, at least one. Speed only."},
 }};
 
-constexpr std::array<OptionKey, 5> kTenantKeys = {{
+constexpr SizeRange kFloorRange = {0, 64 * kTiB, 1, "the tenant's host memory"};
+constexpr SizeRange kCeilingRange = {kPage, 64 * kTiB, 1, "the tenant's host memory"};
+
+constexpr std::array<OptionKey, 8> kPlacementKeys = {{
+    {"kv_floor", SizeField{TERRACE_MEMBER(placement.limits[0].floor), kFloorRange},
+     "Host memory of a tenant that other kinds do not take from KV."},
+    {"kv_ceiling", SizeField{TERRACE_MEMBER(placement.limits[0].ceiling), kCeilingRange},
+     "Host memory of a tenant above which KV give way first, and take only what is free."},
+    {"expert_floor", SizeField{TERRACE_MEMBER(placement.limits[1].floor), kFloorRange},
+     "Host memory of a tenant that other kinds do not take from expert weights."},
+    {"expert_ceiling", SizeField{TERRACE_MEMBER(placement.limits[1].ceiling), kCeilingRange},
+     "Host memory of a tenant above which expert weights give way first, and take only what is "
+     "free."},
+    {"document_floor", SizeField{TERRACE_MEMBER(placement.limits[2].floor), kFloorRange},
+     "Host memory of a tenant that other kinds do not take from documents."},
+    {"document_ceiling", SizeField{TERRACE_MEMBER(placement.limits[2].ceiling), kCeilingRange},
+     "Host memory of a tenant above which documents give way first, and take only what is free."},
+    {"opaque_floor", SizeField{TERRACE_MEMBER(placement.limits[3].floor), kFloorRange},
+     "Host memory of a tenant that other kinds do not take from objects of other kinds."},
+    {"opaque_ceiling", SizeField{TERRACE_MEMBER(placement.limits[3].ceiling), kCeilingRange},
+     "Host memory of a tenant above which objects of other kinds give way first, and take only "
+     "what is free."},
+}};
+
+constexpr std::array<OptionKey, 13> kTenantKeys = {{
     {"name", NameField{TERRACE_TENANT(name), 64},
      "Names the tenant in logs, metrics and stored records. Two tenants cannot share one.",
      "required", "\"research\""},
@@ -158,12 +189,28 @@ constexpr std::array<OptionKey, 5> kTenantKeys = {{
      "records "
      "give way, those longest unused first. All parts together must not exceed nvme.capacity.",
      "no limit but nvme.capacity", "\"50%\""},
+    {"kv_floor", OptionalSizeField{TERRACE_TENANT(limits[0].floor), kFloorRange},
+     "The tenant's own placement.kv_floor.", "placement.kv_floor", "\"10%\""},
+    {"kv_ceiling", OptionalSizeField{TERRACE_TENANT(limits[0].ceiling), kCeilingRange},
+     "The tenant's own placement.kv_ceiling.", "placement.kv_ceiling", "\"90%\""},
+    {"expert_floor", OptionalSizeField{TERRACE_TENANT(limits[1].floor), kFloorRange},
+     "The tenant's own placement.expert_floor.", "placement.expert_floor", "\"10%\""},
+    {"expert_ceiling", OptionalSizeField{TERRACE_TENANT(limits[1].ceiling), kCeilingRange},
+     "The tenant's own placement.expert_ceiling.", "placement.expert_ceiling", "\"90%\""},
+    {"document_floor", OptionalSizeField{TERRACE_TENANT(limits[2].floor), kFloorRange},
+     "The tenant's own placement.document_floor.", "placement.document_floor", "\"10%\""},
+    {"document_ceiling", OptionalSizeField{TERRACE_TENANT(limits[2].ceiling), kCeilingRange},
+     "The tenant's own placement.document_ceiling.", "placement.document_ceiling", "\"90%\""},
+    {"opaque_floor", OptionalSizeField{TERRACE_TENANT(limits[3].floor), kFloorRange},
+     "The tenant's own placement.opaque_floor.", "placement.opaque_floor", "\"10%\""},
+    {"opaque_ceiling", OptionalSizeField{TERRACE_TENANT(limits[3].ceiling), kCeilingRange},
+     "The tenant's own placement.opaque_ceiling.", "placement.opaque_ceiling", "\"90%\""},
 }};
 
 #undef TERRACE_MEMBER
 #undef TERRACE_TENANT
 
-constexpr std::array<OptionSection, 6> kSections = {{
+constexpr std::array<OptionSection, 7> kSections = {{
     {"server", "The daemon itself.", false, kServerKeys},
     {"limits",
      "What one client may ask for. Past a limit the caller is told \"resource exhausted\" at once "
@@ -172,6 +219,11 @@ constexpr std::array<OptionSection, 6> kSections = {{
     {"host", "The host memory tier.", false, kHostKeys},
     {"nvme", "The NVMe tier.", false, kNvmeKeys},
     {"codec", "How KV is encoded on its way to tiers below host memory.", false, kCodecKeys},
+    {"placement",
+     "What kinds of objects may have of each tenant's host memory. Between floor and ceiling they "
+     "compete: what is expected to cost the most time a byte, if it were gone, stays. The floors "
+     "must fit together.",
+     false, kPlacementKeys},
     {"tenants",
      "Who may connect, decided by the user id the kernel reports for the peer. Without any, the "
      "user that runs the daemon is the only tenant, \"default\". Tenants share no keys and no "

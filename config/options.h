@@ -5,6 +5,7 @@
 // looks at the machine.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "config/object_key.h"
+#include "config/object_layout.h"
 #include "config/size.h"
 
 namespace terrace {
@@ -49,6 +51,8 @@ struct HostSection {
   Size headroom = Size::Bytes(uint64_t{128} << 20);
   // "hard": a tenant's part is its own; "fair": others may use what it leaves until it needs it.
   std::string sharing = "hard";
+  // Which objects leave first: a name of tiers/eviction/registry.h.
+  std::string policy = "lru";
   // When a checksum is compared: "crossing" (between tiers) or "always" (also on host reads).
   std::string verify = "crossing";
 
@@ -86,6 +90,28 @@ struct CodecSection {
 // The mean KL divergence in nats that a quality allows, 0 for "lossless"; nullopt when it is none.
 std::optional<double> QualityKl(std::string_view quality);
 
+// What one kind of object may have of a tenant's host memory.
+struct KindLimit {
+  Size floor = Size::Bytes(0);        // not taken from it by other kinds
+  Size ceiling = Size::Percent(100);  // above it, it gives first
+
+  friend bool operator==(const KindLimit&, const KindLimit&) = default;
+};
+// By ObjectKind, from kKv.
+using KindLimits = std::array<KindLimit, kObjectKinds>;
+
+struct PlacementSection {
+  KindLimits limits;
+
+  friend bool operator==(const PlacementSection&, const PlacementSection&) = default;
+};
+
+struct OptionalKindLimit {
+  std::optional<Size> floor = {}, ceiling = {};
+
+  friend bool operator==(const OptionalKindLimit&, const OptionalKindLimit&) = default;
+};
+
 struct TenantOptions {
   std::string name;
   std::vector<uint32_t> uids;  // peers with these uids are this tenant
@@ -95,6 +121,11 @@ struct TenantOptions {
   std::optional<Size> host_capacity = {};
   // The most that its records may take of nvme.capacity. Absent: no limit of its own.
   std::optional<Size> nvme_capacity = {};
+  // Absent until resolved: as in [placement]. Shares stay shares: host memory may be resized.
+  std::array<OptionalKindLimit, kObjectKinds> limits = {};
+
+  // Of resolved options.
+  KindLimits Limits() const;
 
   friend bool operator==(const TenantOptions&, const TenantOptions&) = default;
 };
@@ -105,6 +136,7 @@ struct Options {
   HostSection host;
   NvmeSection nvme;
   CodecSection codec;
+  PlacementSection placement;
   std::vector<TenantOptions> tenants;  // empty until resolved: "default" with the daemon's uid
 
   friend bool operator==(const Options&, const Options&) = default;

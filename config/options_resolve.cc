@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "absl/status/status.h"
@@ -152,7 +153,45 @@ absl::Status ResolveNvmeParts(Options& options) {
   return absl::OkStatus();
 }
 
+absl::Status ResolveLimits(Options& options) {
+  constexpr std::array<const char*, kObjectKinds> kNames = {"kv", "expert", "document", "opaque"};
+  for (size_t i = 0; i < options.tenants.size(); ++i) {
+    TenantOptions& tenant = options.tenants[i];
+    const uint64_t whole = tenant.host_capacity->bytes;
+    uint64_t floors = 0;
+    for (size_t kind = 0; kind < kObjectKinds; ++kind) {
+      OptionalKindLimit& own = tenant.limits[kind];
+      const KindLimit& given = options.placement.limits[kind];
+      if (!own.floor) own.floor = given.floor;
+      if (!own.ceiling) own.ceiling = given.ceiling;
+      const uint64_t floor = own.floor->Of(whole);
+      floors += floor;
+      const std::string key = absl::StrCat("tenants[", i, "].", kNames[kind], "_floor");
+      if (floor > own.ceiling->Of(whole)) {
+        return Contradiction(key, FormatSize(*own.floor),
+                             absl::StrCat("at most ", kNames[kind], "_ceiling (",
+                                          FormatSize(*own.ceiling), " of ", whole, " bytes)"));
+      }
+      if (floors > whole) {
+        return Contradiction(key, FormatSize(*own.floor),
+                             absl::StrCat("floors of all kinds within host_capacity (", whole,
+                                          " bytes), not ", floors, " bytes"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+KindLimits TenantOptions::Limits() const {
+  KindLimits resolved;
+  for (size_t kind = 0; kind < kObjectKinds; ++kind) {
+    resolved[kind] = {limits[kind].floor.value_or(KindLimit{}.floor),
+                      limits[kind].ceiling.value_or(KindLimit{}.ceiling)};
+  }
+  return resolved;
+}
 
 std::string DefaultSocketPath() {
   const std::string runtime_dir = AbsolutePathFromEnvironment("XDG_RUNTIME_DIR");
@@ -165,6 +204,7 @@ absl::StatusOr<Options> ResolveOptions(Options options) {
   if (absl::Status s = ResolveNvme(options.nvme); !s.ok()) return s;
   if (absl::Status s = ResolveTenants(options); !s.ok()) return s;
   if (absl::Status s = ResolveNvmeParts(options); !s.ok()) return s;
+  if (absl::Status s = ResolveLimits(options); !s.ok()) return s;
   return options;
 }
 

@@ -17,6 +17,10 @@ namespace {
 // One board page holds 1,024 words; 16 pages let a session wait for a million-token prefix.
 constexpr uint32_t kBoardSlots = 16384;
 
+// Of each tier, up to four times its size matters, and some GiB more.
+constexpr uint64_t kCurveTimes = 4;
+constexpr uint64_t kCurveMoreBytes = uint64_t{4} << 30;
+
 }  // namespace
 
 CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme,
@@ -35,7 +39,13 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
                if (Session* session = sessions_.Find(waiter.session)) {
                  session->board.Publish(waiter.slot, word);
                }
-             }) {}
+             }) {
+  const uint64_t nvme_bytes = nvme == nullptr ? 0 : options.nvme.capacity.bytes;
+  for (const Tenant& tenant : tenants_) {
+    const uint64_t largest = std::max(tenant.host->max_capacity_bytes(), nvme_bytes);
+    demand_.emplace_back(kCurveTimes * largest + kCurveMoreBytes, started_us_);
+  }
+}
 
 void CacheService::Tick() {
   const uint64_t now_us = MonotonicUs();
@@ -46,6 +56,7 @@ void CacheService::Tick() {
     EndLease(session, it->second);
     session.leases.erase(it);
   }
+  for (Demand& demand : demand_) demand.Tick(now_us);
   mover_.Tick();
 }
 
@@ -217,6 +228,7 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
   uint64_t cold_bytes = 0;  // of records
   const size_t before = extents.size();
   std::vector<PrefixStep> steps;
+  Demand& demand = demand_[(*session)->tenant];
   for (const ObjectKey& key : keys) {
     const ObjectId object = FindVisible(**session, key);
     if (object == kNoObject) break;
@@ -226,7 +238,11 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
     if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
     ++metrics_.lookup_hits;
     const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
-    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), entry.cost_us});
+    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), mover_.RemakeUs(entry)});
+    demand.LookedUp(layout_id, key, entry.payload_bytes(), steps.back().compute_us);
+  }
+  for (const ObjectKey& absent : keys.subspan(steps.size())) {
+    demand.LookedUp(layout_id, absent, 0, 0);
   }
   for (size_t i = StepsWorthLoading(steps); i < steps.size(); ++i) {
     extents[before + i].flags |= kFlagRecompute;
@@ -251,13 +267,15 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   const Entry& entry = catalog_.at(best->id);
   if (!mover_.Reachable(entry)) return match;
   ++metrics_.tail_matches;
+  demand_[(*session)->tenant].LookedUp(layout_id, entry.key, entry.payload_bytes(),
+                                       mover_.RemakeUs(entry));
   match.found = true;
   match.key = entry.key;
   match.matched_grains = best->matched_grains;
   match.grain_count = entry.grain_count;
   match.info = Describe(entry, 0);
-  const PrefixStep step{match.info.eta_us,
-                        uint64_t{entry.cost_us} * best->matched_grains / entry.grain_count};
+  const PrefixStep step{match.info.eta_us, uint64_t{mover_.RemakeUs(entry)} * best->matched_grains /
+                                               entry.grain_count};
   if (StepsWorthLoading({&step, 1}) == 0) {
     match.info.flags |= kFlagRecompute;
     ++metrics_.recompute_advised;
@@ -286,7 +304,8 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
     return result;
   }
   const uint64_t bytes = layout.PayloadBytes(item.token_count, item.grain_count);
-  absl::StatusOr<Extent> extent = mover_.MakeRoom(session.tenant, bytes, result.retry_after_ms);
+  absl::StatusOr<Extent> extent =
+      mover_.MakeRoom(session.tenant, layout.kind, bytes, result.retry_after_ms);
   if (!extent.ok()) {
     result.status = extent.status();
     return result;
@@ -309,6 +328,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   session.reservations.emplace(result.reservation_id, id);
   ++reservation_count_;
   ++metrics_.reserved_objects;
+  demand_[session.tenant].Stored(layout_id, item.key, bytes);
   return result;
 }
 
@@ -415,6 +435,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   const ObjectId id = FindVisible(session, key);
   if (id == kNoObject) {
     ++metrics_.acquire_misses;
+    demand_[session.tenant].Acquired(layout_id, key, 0, 0);
     result.status = absl::NotFoundError(absl::StrCat(key.ToHex(), " is not stored"));
     return result;
   }
@@ -443,7 +464,6 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   ++entry.lease_count;
   lease.objects.push_back({id, *slot});
   if (ready) {
-    tenants_[entry.tenant].host_policy->Touch(id);
     session.board.Publish(*slot, MakeReadyWord(ReadyState::kReady, entry.host->part_count));
     if (verify_ == VerifyMode::kAlways) {
       const auto crcs = entry.host->part_crcs();
@@ -453,6 +473,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
     mover_.Join(id, {session.id, *slot});
   }
   mover_.Touched(id);
+  demand_[session.tenant].Acquired(layout_id, key, entry.payload_bytes(), mover_.RemakeUs(entry));
   result.offset = entry.host->extent.offset;
   result.payload_bytes = entry.payload_bytes();
   result.token_count = entry.token_count;
@@ -484,6 +505,11 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
   const uint64_t batch = ++last_batch_;
   for (const ObjectKey& key : keys) {
     reply.results.push_back(AcquireOne(**session, layout_id, key, options, batch, lease));
+  }
+  // The deepest first, so that by recency, too, a child leaves before its parent.
+  Placement& placement = *tenants_[(*session)->tenant].placement;
+  for (auto leased = lease.objects.rbegin(); leased != lease.objects.rend(); ++leased) {
+    placement.Used(leased->object);
   }
   if (lease.objects.empty()) return reply;
   lease.deadline_us = DeadlineUs(options.ttl_ms);

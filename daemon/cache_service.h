@@ -10,6 +10,7 @@
 
 #include "config/options.h"
 #include "daemon/catalog.h"
+#include "daemon/demand.h"
 #include "daemon/live_options.h"
 #include "daemon/metrics.h"
 #include "daemon/mover.h"
@@ -88,6 +89,10 @@ class CacheService final : public Service {
   void DropReservation(ObjectId id);
   // The visible object of this key if it is the session's tenant's, else kNoObject.
   ObjectId FindVisible(const Session& session, const ObjectKey& key) const;
+  // What a hit in the tier saves, on average, against the next best way; 0: unknown.
+  double HitSavesUs(uint16_t tenant, bool nvme) const;
+  // Bytes on the device for a byte of the object: below 1 where objects are encoded.
+  double StoredShare() const;
   ExtentInfo Describe(const Entry& entry, uint64_t stored_before) const;
   ObjectInfo Detail(const Entry& entry) const;
   absl::Status Limit(const std::string& message);
@@ -107,6 +112,7 @@ class CacheService final : public Service {
   std::vector<uint32_t> layout_fingerprints_;  // interned, by layout id
   std::unique_ptr<Transcoder> transcoder_;     // where there is an NVMe tier
   Mover mover_;
+  std::vector<Demand> demand_;  // by tenant
   uint64_t last_batch_ = 0;
   uint64_t lease_count_ = 0;
   uint64_t reservation_count_ = 0;

@@ -24,7 +24,7 @@ absl::Status Mover::ResizeHost(uint16_t tenant_index, uint64_t bytes) {
   const uint64_t before = tenant.host->capacity_bytes();
   absl::Status set = tenant.host->SetCapacity(bytes);
   if (!set.ok() || bytes == before) return set;
-  tenant.host_policy->SetCapacity(bytes);
+  tenant.placement->SetCapacity(bytes);
   tenant.shrink.next_slot = 0;
   tenant.shrink.held_bytes = tenant.shrink.last_held_bytes = 0;
   return absl::OkStatus();
@@ -33,7 +33,8 @@ absl::Status Mover::ResizeHost(uint16_t tenant_index, uint64_t bytes) {
 // False when nothing more may be evicted now.
 bool Mover::EvictForShrink(Tenant& tenant, uint64_t& budget) {
   if (budget == 0) return false;
-  const auto victim = tenant.host_policy->Evict([this](PolicyId id) { return Evictable(id); });
+  const auto victim =
+      tenant.placement->VictimFor(std::nullopt, [this](PolicyId id) { return Evictable(id); });
   if (!victim) return false;
   budget -=
       std::min(budget, std::max(catalog_.at(*victim).payload_bytes(), kEvictBytes / kMaxEvictions));

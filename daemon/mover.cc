@@ -16,6 +16,8 @@ namespace {
 
 constexpr uint32_t kGrowRetryMs = 2;
 constexpr uint32_t kWriteRetryMs = 10;
+constexpr uint32_t kReadLatencyUs = 100;  // of a device that has nothing else to do
+constexpr uint32_t kUsualChunkTokens = 256;
 
 nvme::AdmissionPolicy PolicyNamed(const std::string& name) {
   if (name == "always") return nvme::AdmissionPolicy::kAlways;
@@ -111,7 +113,7 @@ bool Mover::Evictable(ObjectId id) const {
          !entry.host->writing && !entry.host->moving;
 }
 
-absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
+absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, uint64_t bytes,
                                        uint32_t& retry_after_ms, MayLeave may_leave) {
   Tenant& tenant = tenants_[tenant_index];
   retry_after_ms = 0;
@@ -123,8 +125,8 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, uint64_t bytes,
       retry_after_ms = kGrowRetryMs;
       return absl::ResourceExhaustedError("host tier is growing");
     }
-    auto victim =
-        tenant.host_policy->Evict([&](PolicyId id) { return Evictable(id) && may_leave(id); });
+    auto victim = tenant.placement->VictimFor(
+        kind, [&](PolicyId id) { return Evictable(id) && may_leave(id); });
     if (!victim) {
       const bool soon = writing_objects_ > 0 || !loading_.empty() || tenant.shrink.moving_bytes > 0;
       retry_after_ms = soon ? kWriteRetryMs : 0;
@@ -154,7 +156,7 @@ void Mover::DropHostCopy(ObjectId id) {
     --tenant.host_objects;
     if (listener_ != nullptr) listener_->Left(id);
   }
-  tenant.host_policy->Forget(id);
+  tenant.placement->Left(id);
   tenant.host->Free(entry.host->extent);
   entry.host.reset();
 }
@@ -162,11 +164,57 @@ void Mover::DropHostCopy(ObjectId id) {
 void Mover::Published(ObjectId id) {
   Entry& entry = catalog_.at(id);
   entry.host->ready = true;
-  Tenant& tenant = tenants_[entry.tenant];
-  ++tenant.host_objects;
-  tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+  if (entry.fingerprint >= remake_models_.size()) remake_models_.resize(entry.fingerprint + 1);
+  remake_models_[entry.fingerprint].Observe(entry.host->position, entry.token_count, entry.cost_us);
+  ++tenants_[entry.tenant].host_objects;
+  EnterHost(id);
   if (listener_ != nullptr) listener_->Entered(id);
   OfferToNvme(id);
+}
+
+uint32_t Mover::RemakeUs(const Entry& entry) const {
+  if (entry.cost_us != 0 || entry.fingerprint >= remake_models_.size()) return entry.cost_us;
+  const uint32_t position = entry.host != nullptr ? entry.host->position : kUnknownPosition;
+  return remake_models_[entry.fingerprint].Estimate(position, entry.token_count);
+}
+
+Loss Mover::LossOf(const Entry& entry) const {
+  Loss loss;
+  loss.remake_us = RemakeUs(entry);
+  if (entry.record != kNoRecord && nvme_->in_service()) {
+    loss.fetch_us = FetchUs(StoredBytes(entry));
+  }
+  return loss;
+}
+
+void Mover::EnterHost(ObjectId id) {
+  const Entry& entry = catalog_.at(id);
+  const HostCopy& host = *entry.host;
+  Resident resident;
+  resident.bytes = entry.payload_bytes();
+  resident.kind = entry.kind;
+  resident.key_head = entry.key.Head64();
+  if (!host.parent.IsZero()) {
+    const ObjectId parent = catalog_.Find(host.parent);
+    if (parent != kNoObject && catalog_.at(parent).tenant == entry.tenant &&
+        catalog_.at(parent).host != nullptr) {
+      resident.parent = parent;
+    }
+  }
+  if (host.position != kUnknownPosition) {
+    // Of experts, engines say the layer.
+    const uint32_t before =
+        entry.kind == ObjectKind::kExpert ? host.position : host.position / kUsualChunkTokens;
+    resident.depth = static_cast<uint16_t>(std::min<uint32_t>(before, UINT16_MAX));
+  }
+  resident.loss = LossOf(entry);
+  tenants_[entry.tenant].placement->Entered(id, resident);
+}
+
+void Mover::Reprice(ObjectId id) {
+  const Entry& entry = catalog_.at(id);
+  if (entry.host == nullptr || !entry.host->ready) return;
+  tenants_[entry.tenant].placement->Repriced(id, LossOf(entry));
 }
 
 bool Mover::Reachable(const Entry& entry) const {
@@ -189,7 +237,7 @@ absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, u
                             uint32_t& retry_after_ms, MayLeave may_leave) {
   Entry& entry = catalog_.at(id);
   absl::StatusOr<Extent> extent =
-      MakeRoom(entry.tenant, entry.payload_bytes(), retry_after_ms, may_leave);
+      MakeRoom(entry.tenant, entry.kind, entry.payload_bytes(), retry_after_ms, may_leave);
   if (!extent.ok()) {
     // What is full may be full of the caller's own lease: it uses what it got instead of waiting.
     if (!tenants_[entry.tenant].host->growing()) retry_after_ms = 0;
@@ -338,10 +386,9 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
     std::copy(meta->part_crcs.begin(), meta->part_crcs.end(), host.part_crcs().begin());
     host.ready = true;
     metrics_.promoted_bytes += entry.payload_bytes();
-    Tenant& tenant = tenants_[entry.tenant];
-    ++tenant.host_objects;
+    ++tenants_[entry.tenant].host_objects;
     if (entry.state != EntryState::kDead) {
-      tenant.host_policy->Track(id, {entry.payload_bytes(), entry.cost_us});
+      EnterHost(id);
       if (listener_ != nullptr) listener_->Entered(id);
     }
     word = MakeReadyWord(ReadyState::kReady, host.part_count);
@@ -395,6 +442,7 @@ void Mover::RecordDropped(RecordId record, const ObjectKey& key) {
   if (id == kNoObject || catalog_.at(id).record != record) return;
   ++metrics_.dropped_nvme;
   catalog_.at(id).record = kNoRecord;
+  Reprice(id);
   ReleaseIfGone(id);
 }
 
@@ -417,6 +465,10 @@ uint64_t Mover::StoredBytes(const Entry& entry) const {
 uint32_t Mover::EtaUs(uint64_t stored_bytes) const {
   return static_cast<uint32_t>(
       std::min(4e9, static_cast<double>(stored_bytes + loading_bytes_) * 1e6 / ReadBytesPerS()));
+}
+
+uint32_t Mover::FetchUs(uint64_t stored_bytes) const {
+  return kReadLatencyUs + EtaUs(stored_bytes);  // EtaUs is below 4e9
 }
 
 void Mover::Tick() {
@@ -484,6 +536,7 @@ void Mover::RecordLost(const ObjectKey& key) {
   Entry& entry = catalog_.at(id);
   entry.record = kNoRecord;
   if (entry.host != nullptr && entry.host->ready && !entry.queued) {
+    Reprice(id);
     Enqueue(id);  // the host copy is good: write it again
     FeedWrites();
     return;

@@ -17,6 +17,8 @@
 #include "config/options.h"
 #include "daemon/catalog.h"
 #include "daemon/metrics.h"
+#include "daemon/placement.h"
+#include "daemon/recompute_model.h"
 #include "daemon/tenant.h"
 #include "daemon/transcoder.h"
 #include "tiers/nvme/admission.h"
@@ -59,11 +61,11 @@ class Mover {
   // NvmeTier::Recover does.
   absl::Status Recover();
 
-  // Space for `bytes` in the tenant's arena, evicting what the policy gives up. Never evicts what
-  // is leased, pinned, or being read by the NVMe tier, and only what `may_leave`.
-  // ResourceExhausted: no room now; `retry_after_ms` is not 0 when waiting helps.
-  absl::StatusOr<Extent> MakeRoom(uint16_t tenant, uint64_t bytes, uint32_t& retry_after_ms,
-                                  MayLeave may_leave = AnyMayLeave);
+  // Space for `bytes` of an object of this kind in the tenant's arena, evicting what placement
+  // gives up. Never evicts what is leased, pinned, or being read by the NVMe tier, and only what
+  // `may_leave`. ResourceExhausted: no room now; `retry_after_ms` is not 0 when waiting helps.
+  absl::StatusOr<Extent> MakeRoom(uint16_t tenant, ObjectKind kind, uint64_t bytes,
+                                  uint32_t& retry_after_ms, MayLeave may_leave = AnyMayLeave);
 
   // The entry was published: track it for eviction and queue it for NVMe.
   void Published(ObjectId id);
@@ -113,8 +115,13 @@ class Mover {
   uint64_t loading_bytes() const { return loading_bytes_; }
   uint64_t demand_read_bytes() const { return demand_read_bytes_; }  // ever, of records
   double ReadBytesPerS() const;                                      // measured, or assumed
+  // What making it again costs: as its engine said, else as engines usually say for such an
+  // object. 0: unknown.
+  uint32_t RemakeUs(const Entry& entry) const;
   // Time to bring so much of records up from NVMe behind everything already asked for.
   uint32_t EtaUs(uint64_t stored_bytes) const;
+  // The same, with what a device takes that has nothing else to do.
+  uint32_t FetchUs(uint64_t stored_bytes) const;
   // From now on; a smaller one is reached step by step, Tick by Tick: evicting in policy order,
   // then moving what is left. What is leased stays where it is until the lease ends.
   absl::Status ResizeHost(uint16_t tenant, uint64_t bytes);
@@ -137,6 +144,9 @@ class Mover {
 
   static bool AnyMayLeave(ObjectId) { return true; }
   bool Evictable(ObjectId id) const;
+  void EnterHost(ObjectId id);  // its host copy is complete
+  Loss LossOf(const Entry& entry) const;
+  void Reprice(ObjectId id);  // its record came or went
   void EvictHostCopy(ObjectId id);
   void ShrinkHost(uint16_t tenant);
   bool EvictForShrink(Tenant& tenant, uint64_t& budget);
@@ -176,7 +186,8 @@ class Mover {
   Metrics& metrics_;
   std::function<void(const Waiter&, uint32_t)> publish_;
 
-  std::deque<ObjectId> queue_;   // committed, to be written behind, in commit order
+  std::vector<RecomputeModel> remake_models_;  // by interned fingerprint
+  std::deque<ObjectId> queue_;                 // committed, to be written behind, in commit order
   uint64_t queued_objects_ = 0;  // entries still marked queued; the deque may hold stale ids
   uint64_t queued_bytes_ = 0;
   uint64_t writing_objects_ = 0;

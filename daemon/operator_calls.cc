@@ -219,8 +219,4 @@ absl::StatusOr<std::vector<HintResult>> CacheService::Hint(SessionId, absl::Span
   return absl::UnimplementedError("hint: this daemon takes none");
 }
 
-absl::StatusOr<MissRatioCurveReply> CacheService::MissRatioCurve(SessionId, const MissRatioQuery&) {
-  return absl::UnimplementedError("miss_ratio_curve: this daemon keeps none");
-}
-
 }  // namespace terrace

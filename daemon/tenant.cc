@@ -14,6 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "config/machine.h"
 #include "config/object_layout.h"
+#include "daemon/session.h"
+#include "tiers/eviction/registry.h"
 
 namespace terrace {
 
@@ -108,7 +110,17 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     auto arena = MemoryTier::Create(std::move(host), post);
     if (!arena.ok()) return arena.status();
     tenant.host = *std::move(arena);
-    tenant.host_policy = NewLruPolicy();
+    PolicyContext context;
+    context.capacity_bytes = tenant.host->capacity_bytes();
+    context.now = MonotonicUs;
+    context.prefixes = true;
+    auto policy = NewPolicy(options.host.policy, context);
+    if (!policy.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("host.policy: ", std::string(policy.status().message())));
+    }
+    tenant.placement = std::make_unique<Placement>(*std::move(policy), configured.Limits(),
+                                                   tenant.host->capacity_bytes());
     tenants.push_back(std::move(tenant));
   }
   return tenants;

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "config/object_key.h"
 #include "config/options.h"
-#include "tiers/eviction/policy.h"
+#include "daemon/placement.h"
 #include "tiers/memory_tier.h"
 
 namespace terrace {
@@ -28,7 +28,7 @@ struct Tenant {
   Salt salt{};
   uint32_t stored_id = 0;  // how records name the tenant: a stable hash of its name
   std::unique_ptr<MemoryTier> host;
-  std::unique_ptr<EvictionPolicy> host_policy;
+  std::unique_ptr<Placement> placement;  // what stays in it
   uint64_t host_objects = 0;
   HostShrink shrink;
 };
@@ -38,7 +38,8 @@ uint32_t StoredTenantId(const std::string& name);
 
 // Builds the tenants of resolved options: arenas, policies, and salts, from the config or derived
 // from the secret in `state_dir` (created there, mode 0600, when absent).
-// FailedPrecondition: the secret cannot be read or written, or two names share a stored id.
+// InvalidArgument: host.policy is no policy's name. FailedPrecondition: the secret cannot be read
+// or written, or two names share a stored id.
 absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post);
 
 }  // namespace terrace

@@ -52,7 +52,7 @@ void Mover::OfferToNvme(ObjectId id) {
   const Entry& entry = catalog_.at(id);
   const NvmeStats stats = nvme_->Stats();
   if (!admission_.Admit(
-          {entry.key, entry.payload_bytes(), entry.cost_us, entry.pinned || entry.reused},
+          {entry.key, entry.payload_bytes(), RemakeUs(entry), entry.pinned || entry.reused},
           {stats.read_bytes_per_s, stats.write_bytes_per_s})) {
     ++metrics_.not_admitted;
     return;
@@ -189,6 +189,7 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
     if (entry.visible()) {
       entry.record = *record;
       nvme_->SetPinned(*record, entry.pinned);  // it may have changed meanwhile
+      Reprice(id);
       MeasureLink(id);
     } else {
       nvme_->Erase(*record);  // removed while it was written

@@ -216,6 +216,9 @@ struct MissRatioCurveReply {
   std::vector<MissRatioPoint> points;    // by ascending bytes, at most 4,096
   uint64_t accesses = 0, sampled = 0;    // seen, and of these looked at
   std::vector<TierCapacity> capacities;  // as they are now, fastest first
+  double accesses_per_hour = 0;
+  // What a hit in the tier saves, on average, over the next best way; 0: unknown.
+  double hit_saves_us = 0;
 };
 
 struct TierStatus {

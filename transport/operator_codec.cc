@@ -1,5 +1,6 @@
 #include "transport/operator_codec.h"
 
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -221,6 +222,8 @@ void WriteCurve(const MissRatioCurveReply& reply, wire::MissRatioCurveReply::Bui
   }
   out.setAccesses(reply.accesses);
   out.setSampled(reply.sampled);
+  out.setAccessesPerHour(reply.accesses_per_hour);
+  out.setHitSavesUs(reply.hit_saves_us);
   auto capacities = out.initCapacities(reply.capacities.size());
   for (size_t i = 0; i < reply.capacities.size(); ++i) {
     capacities[i].setTier(ToText(reply.capacities[i].tier));
@@ -238,6 +241,11 @@ absl::Status ReadCurve(wire::MissRatioCurveReply::Reader in, MissRatioCurveReply
   }
   reply.accesses = in.getAccesses();
   reply.sampled = in.getSampled();
+  reply.accesses_per_hour = in.getAccessesPerHour();
+  reply.hit_saves_us = in.getHitSavesUs();
+  for (const double value : {reply.accesses_per_hour, reply.hit_saves_us}) {
+    if (!std::isfinite(value) || value < 0) return BadReply("accesses_per_hour, hit_saves_us");
+  }
   for (const auto from : in.getCapacities()) {
     reply.capacities.push_back({ToString(from.getTier()), from.getBytes()});
   }

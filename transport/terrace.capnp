@@ -202,6 +202,8 @@ struct MissRatioCurveReply {
   accesses @1 :UInt64;
   sampled @2 :UInt64;
   capacities @3 :List(TierCapacity);
+  accessesPerHour @4 :Float64;
+  hitSavesUs @5 :Float64;
 }
 
 struct TierStatus {

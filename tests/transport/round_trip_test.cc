@@ -314,6 +314,8 @@ TEST_F(RoundTripTest, MissRatioCurve) {
   service_.curve_reply.accesses = uint64_t{1} << 40;
   service_.curve_reply.sampled = 1000;
   service_.curve_reply.capacities = {{"host", 1 << 30}, {"nvme", uint64_t{1} << 40}};
+  service_.curve_reply.accesses_per_hour = 3600.5;
+  service_.curve_reply.hit_saves_us = 1234.5;
   auto reply = connection_->MissRatioCurve({"nvme", "tenant-b"});
   ASSERT_TRUE(reply.ok()) << reply.status();
   EXPECT_EQ(service_.curve_query.tier, "nvme");
@@ -324,6 +326,8 @@ TEST_F(RoundTripTest, MissRatioCurve) {
   EXPECT_EQ(reply->points[1].by_bytes, 0.25f);
   EXPECT_EQ(reply->accesses, uint64_t{1} << 40);
   EXPECT_EQ(reply->sampled, 1000u);
+  EXPECT_EQ(reply->accesses_per_hour, 3600.5);
+  EXPECT_EQ(reply->hit_saves_us, 1234.5);
   ASSERT_EQ(reply->capacities.size(), 2u);
   EXPECT_EQ(reply->capacities[1].tier, "nvme");
   EXPECT_EQ(reply->capacities[1].bytes, uint64_t{1} << 40);

@@ -166,6 +166,14 @@ TEST(WireCodecTest, CurvesAreRatiosAndFewPoints) {
     MissRatioCurveReply reply;
     EXPECT_FALSE(ReadCurve(out.asReader(), reply).ok()) << bad;
   }
+  for (const double bad : {-1.0, std::nan(""), HUGE_VAL}) {
+    capnp::MallocMessageBuilder message;
+    auto out = message.initRoot<wire::MissRatioCurveReply>();
+    MissRatioCurveReply reply;
+    EXPECT_TRUE(ReadCurve(out.asReader(), reply).ok());
+    out.setHitSavesUs(bad);
+    EXPECT_FALSE(ReadCurve(out.asReader(), reply).ok()) << bad;
+  }
   for (const uint32_t points : {4096u, 4097u}) {
     capnp::MallocMessageBuilder message;
     auto out = message.initRoot<wire::MissRatioCurveReply>();

@@ -62,6 +62,9 @@ class EvictionPolicy {
   // When the id is next wanted, on the clock of PolicyContext, or kNeverUsed or kUnknownUse, and
   // how sure that is (0 .. 1). Ignored by policies that take no hints, and when not tracked.
   virtual void Hint(PolicyId /*id*/, uint64_t /*next_use*/, float /*confidence*/) {}
+  // It is lost at another cost from now on: it has got, or lost, a copy in a lower tier. Ignored by
+  // policies that do not ask for costs, and when not tracked.
+  virtual void Reprice(PolicyId /*id*/, uint32_t /*cost_us*/) {}
   // The tier has another size from now on. Ignored by policies that do not depend on it.
   virtual void SetCapacity(uint64_t /*bytes*/) {}
 };

@@ -29,6 +29,8 @@ namespace {
 constexpr float kFastRate = 0.55f, kSlowRate = 0.03f;
 constexpr float kFastWeight = 0.3f;
 constexpr double kLeastProbability = 1e-9;
+// Compared at a time, of a layer: all experts of any model. Of more, others each time.
+constexpr uint32_t kMostCandidates = 1024;
 
 struct Past {
   float fast = 0, slow = 0;  // as of step
@@ -99,6 +101,7 @@ class LenuPolicy final : public EvictionPolicy {
     IdSet<Entry> ids;
     uint32_t step = 0;
     PolicyId latest = kNoPolicyId;  // its candidate, while nothing of it changes
+    uint32_t candidate = 0;         // of ids, where the search goes on
   };
 
   void Use(Entry& entry) {
@@ -133,14 +136,19 @@ class LenuPolicy final : public EvictionPolicy {
     return static_cast<double>(distance) / layers + 1 / std::max(p, kLeastProbability) - 1;
   }
 
-  std::optional<PolicyId> LatestOf(const Layer& layer, const Evictable* evictable) const {
+  std::optional<PolicyId> LatestOf(Layer& layer, const Evictable* evictable) const {
     std::optional<PolicyId> latest;
     double most = 0;
-    for (uint32_t i = 0; i < layer.ids.size(); ++i) {
-      const PolicyId id = layer.ids[i];
+    const uint32_t size = layer.ids.size();
+    const uint32_t first = size > kMostCandidates ? layer.candidate : 0;
+    uint32_t candidates = 0;
+    for (uint32_t i = 0; i < size && candidates < kMostCandidates; ++i) {
+      layer.candidate = (first + i) % size;
+      const PolicyId id = layer.ids[layer.candidate];
+      if (evictable != nullptr && !(*evictable)(id)) continue;
+      ++candidates;
       const double next_use = NextUse(entries_[id]);
       if (latest && next_use <= most) continue;
-      if (evictable != nullptr && !(*evictable)(id)) continue;
       latest = id;
       most = next_use;
     }

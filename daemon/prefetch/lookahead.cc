@@ -35,9 +35,7 @@ int Lookahead::UrgencyClass(HintSource source) {
 }
 
 Lookahead::Lookahead(const LookaheadOptions& options, std::function<uint64_t()> now)
-    : options_(options), now_(std::move(now)) {
-  std::fill(std::begin(earliest_new_), std::end(earliest_new_), kEndPosition);
-}
+    : options_(options), now_(std::move(now)) {}
 
 absl::Status Lookahead::Check(const Announcement& announcement, size_t replaced_uses,
                               bool known) const {
@@ -110,7 +108,9 @@ absl::Status Lookahead::Announce(const Announcement& announcement) {
   uses_ += fresh.uses.size();
   const int urgency = UrgencyClass(fresh.source);
   by_due_[urgency].insert({fresh.due, sequence});
-  earliest_new_[urgency] = std::min(earliest_new_[urgency], Position{fresh.due, sequence, 0});
+  for (auto& earliest : earliest_new_) {
+    earliest[urgency] = std::min(earliest[urgency], Position{fresh.due, sequence, 0});
+  }
   if (fresh.queue != 0) {
     queues_[fresh.queue].places[{fresh.order, sequence}] = fresh.due;
   }
@@ -312,8 +312,13 @@ Lookahead::Position Lookahead::PositionOf(int urgency_class, uint64_t key_head) 
   return kEndPosition;
 }
 
-Lookahead::Position Lookahead::TakeEarliestNew(int urgency_class) {
-  return std::exchange(earliest_new_[urgency_class], kEndPosition);
+size_t Lookahead::AddWalker() {
+  earliest_new_.emplace_back().fill(Position{});
+  return earliest_new_.size() - 1;
+}
+
+Lookahead::Position Lookahead::TakeEarliestNew(size_t walker, int urgency_class) {
+  return std::exchange(earliest_new_[walker][urgency_class], kEndPosition);
 }
 
 Lookahead::Windows Lookahead::ComputeWindows(

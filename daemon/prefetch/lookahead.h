@@ -12,6 +12,7 @@
 // One thread. Memory is bounded by the limits, about 130 B an announced use.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -113,9 +114,10 @@ class Lookahead {
   // Where the object's earliest use lies: to resume a walk there. Of what is not announced, the
   // end.
   Position PositionOf(int urgency_class, uint64_t key_head) const;
-  // Where walks must resume: the earliest position that was announced in that class since the
-  // last call (the end when none was).
-  Position TakeEarliestNew(int urgency_class);
+  // Where a walker must resume: the earliest position that was announced in that class since its
+  // last call (the end when none was). Each prefetcher is a walker of its own.
+  size_t AddWalker();
+  Position TakeEarliestNew(size_t walker, int urgency_class);
 
   // Up to when the announced objects fit in so many bytes, by time over all sources (objects that
   // are wanted twice count once, and those of `bytes_of` 0 are nowhere): kNeverUsed when all fit.
@@ -187,8 +189,8 @@ class Lookahead {
   absl::flat_hash_map<uint64_t, Object> objects_;  // by key head
   absl::flat_hash_map<uint64_t, Queue> queues_;
   absl::btree_set<std::pair<uint64_t, uint64_t>> by_due_[kUrgencyClasses];  // due, sequence
-  Position earliest_new_[kUrgencyClasses];
-  std::deque<std::pair<uint64_t, Announced>> settling_;  // judged at that time
+  std::vector<std::array<Position, kUrgencyClasses>> earliest_new_;         // by walker
+  std::deque<std::pair<uint64_t, Announced>> settling_;                     // judged at that time
   HintCalibration calibration_;
 };
 

@@ -14,7 +14,12 @@ double TransferUs(const PrefetchLink& link, uint64_t bytes) {
 
 Prefetcher::Prefetcher(const PrefetchOptions& options, Lookahead* lookahead,
                        std::function<uint64_t()> now)
-    : options_(options), lookahead_(lookahead), now_(std::move(now)), reviewed_at_(now_()) {}
+    : options_(options),
+      lookahead_(lookahead),
+      walker_(lookahead->AddWalker()),
+      now_(std::move(now)),
+      reviewed_at_(now_()),
+      review_us_(options.review_us) {}
 
 // Fills in what a prefetch of it would save and cost.
 bool Prefetcher::WorthMoving(const FutureUse& use, const PrefetchTarget& target,
@@ -49,18 +54,25 @@ void Prefetcher::Find(int urgency, const PrefetchLink& link, uint64_t window_end
     if (flights_.contains(use->key_head)) continue;
     if (!on(use->source) && shadows_.contains(use->key_head)) continue;
     const PrefetchTarget wanted = target(use->key_head);
+    if (wanted.bytes == 0) continue;
     Flight flight;
-    if (wanted.bytes == 0 || !WorthMoving(*use, wanted, link, &flight)) continue;
+    if (!WorthMoving(*use, wanted, link, &flight)) {
+      rejected_ = true;
+      continue;
+    }
     if (!on(use->source)) {
+      rejected_ = true;
       Imagine(use->key_head, flight, link);
       continue;
     }
     uint64_t& unjudged = unjudged_bytes_[Index(use->source)];
     if (account(use->source).verdicts() < options_.trial_verdicts && unjudged > 0 &&
         unjudged + flight.bytes > options_.trial_bytes) {
+      rejected_ = true;
       continue;
     }
     unjudged += flight.bytes;
+    review_us_ = options_.review_us;
     flights_.emplace(use->key_head, flight);
     ready_.insert({urgency, flight.due, use->key_head});
     return;
@@ -83,7 +95,7 @@ std::optional<PrefetchPiece> Prefetcher::Next(const PrefetchLink& link, uint64_t
   Review();
   int looks = kUsesPerCall;
   for (int urgency = 0; urgency < Lookahead::kUrgencyClasses; ++urgency) {
-    cursors_[urgency] = std::min(cursors_[urgency], lookahead_->TakeEarliestNew(urgency));
+    cursors_[urgency] = std::min(cursors_[urgency], lookahead_->TakeEarliestNew(walker_, urgency));
     std::optional<uint64_t> first = FirstReady(urgency);  // what has begun is finished first
     if (!first) {
       Find(urgency, link, window_end, target, &looks);
@@ -114,6 +126,7 @@ void Prefetcher::Refused(uint64_t key_head) {
   flights_.erase(found);
   ready_.erase({flight.urgency, flight.due, key_head});
   unjudged_bytes_[Index(flight.source)] -= flight.bytes;
+  rejected_ = true;
   PrefetchCounters& count = counters_[Index(flight.source)];
   ++count.refused;
   if (flight.arrived == 0) {  // as if it had not been
@@ -245,9 +258,13 @@ void Prefetcher::Imagine(uint64_t key_head, const Flight& flight, const Prefetch
 // Starts the walks over, and judges what was moved or imagined and is wanted by nobody any more.
 void Prefetcher::Review() {
   const uint64_t now = now_();
-  if (now - reviewed_at_ < options_.review_us) return;
+  if (now - reviewed_at_ < review_us_) return;
   reviewed_at_ = now;
-  cursors_.fill({});
+  if (rejected_) {
+    cursors_.fill({});
+    review_us_ = std::min(2 * review_us_, 16 * options_.review_us);
+    rejected_ = false;
+  }
   for (auto it = landed_.begin(); it != landed_.end();) {
     if (lookahead_->StandingOf(it->first) != Lookahead::Standing::kGone) {
       ++it;

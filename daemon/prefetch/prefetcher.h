@@ -36,7 +36,8 @@ namespace terrace {
 
 struct PrefetchOptions {
   uint64_t piece_bytes = uint64_t{1} << 20;
-  // What was not worth moving is looked at again after so long.
+  // What was not worth moving is looked at again after so long, and after up to 16 times as long
+  // while nothing is.
   uint64_t review_us = 50'000;
   // Objects with pieces on their way or to come.
   size_t max_objects = 64;
@@ -161,12 +162,14 @@ class Prefetcher {
 
   const PrefetchOptions options_;
   Lookahead* const lookahead_;
+  const size_t walker_;
   const std::function<uint64_t()> now_;
   std::array<SourceAccount, kHintSources> accounts_;
   std::array<PrefetchCounters, kHintSources> counters_;
   std::array<uint64_t, kHintSources> unjudged_bytes_{};
   std::array<Lookahead::Position, Lookahead::kUrgencyClasses> cursors_;
-  uint64_t reviewed_at_ = 0;
+  uint64_t reviewed_at_ = 0, review_us_;
+  bool rejected_ = false;  // something that another time may be worth it, since the last review
   absl::flat_hash_map<uint64_t, Flight> flights_;  // by key head
   absl::btree_set<Ready> ready_;                   // flights with pieces to issue
   absl::flat_hash_map<uint64_t, Flight> landed_;   // complete, not wanted yet

@@ -2,10 +2,10 @@
 
 namespace terrace {
 
-void ReturnRate::Evicted(uint64_t key_head) {
+void ReturnRate::Evicted(uint64_t key_head, size_t resident) {
   ghosts_[key_head] = ++evictions_;
   order_.emplace_back(key_head, evictions_);
-  while (order_.size() > horizon_) {
+  while (order_.size() > resident) {
     const auto [oldest, eviction] = order_.front();
     order_.pop_front();
     const auto ghost = ghosts_.find(oldest);

@@ -189,14 +189,19 @@ TEST_F(LookaheadTest, TheTwoWindows) {
 TEST_F(LookaheadTest, AWalkResumesWhereSomethingIsNew) {
   ASSERT_TRUE(Queue(1, 1, {1}, 2000).ok());
   ASSERT_TRUE(Queue(2, 2, {2}, 4000).ok());
-  Lookahead::Position position = lookahead_.TakeEarliestNew(1);
+  const size_t walker = lookahead_.AddWalker(), other = lookahead_.AddWalker();
+  Lookahead::Position position = lookahead_.TakeEarliestNew(walker, 1);
   EXPECT_EQ(lookahead_.Walk(1, &position)->key_head, 1u);
   EXPECT_EQ(lookahead_.Walk(1, &position)->key_head, 2u);
   EXPECT_FALSE(lookahead_.Walk(1, &position).has_value());
   ASSERT_TRUE(Queue(3, 1, {3}, 3000).ok());
   EXPECT_FALSE(lookahead_.Walk(1, &position).has_value());
-  position = std::min(position, lookahead_.TakeEarliestNew(1));
+  position = std::min(position, lookahead_.TakeEarliestNew(walker, 1));
   EXPECT_EQ(lookahead_.Walk(1, &position)->key_head, 3u);
+  position = lookahead_.TakeEarliestNew(other, 1);
+  EXPECT_EQ(lookahead_.Walk(1, &position)->key_head, 1u);
+  position = lookahead_.TakeEarliestNew(walker, 1);
+  EXPECT_FALSE(lookahead_.Walk(1, &position).has_value());
   position = lookahead_.PositionOf(1, 2);
   EXPECT_EQ(lookahead_.Walk(1, &position)->key_head, 2u);
   position = lookahead_.PositionOf(1, 77);

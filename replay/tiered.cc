@@ -203,8 +203,7 @@ absl::StatusOr<TieredReport> ReplayTiers(const TieredJob& job) {
     report.to_host[i] = (*store)->to_host().counters(static_cast<HintSource>(i));
   }
   report.virtual_us = (*store)->now();
-  report.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return report;
 }
 

@@ -30,13 +30,13 @@ struct TieredJob {
   double hbm_share = 0, host_share = 0;
 
   HintMode hints = HintMode::kOff;
-  uint32_t window = 64;        // requests known ahead
-  double wrong = 0;            // share of the objects of hints that are any others instead
-  float confidence = 1;        // as the engine states it
-  bool backlog = false;        // all requests wait from the start, whatever their times
-  double token_us = 20;        // to compute what is not reused
-  double layer_us = 50;        // of a routing trace, to compute a layer
-  uint64_t max_requests = 0;   // 0: all
+  uint32_t window = 64;       // requests known ahead
+  double wrong = 0;           // share of the objects of hints that are any others instead
+  float confidence = 1;       // as the engine states it
+  bool backlog = false;       // all requests wait from the start, whatever their times
+  double token_us = 20;       // to compute what is not reused
+  double layer_us = 50;       // of a routing trace, to compute a layer
+  uint64_t max_requests = 0;  // 0: all
   std::function<void(uint64_t bytes)> progress;  // of the last pass, if set
 };
 

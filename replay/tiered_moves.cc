@@ -13,11 +13,14 @@ PrefetchLink TieredStore::StateOf(const VirtualLink& link) const {
 std::optional<LinkPiece> TieredStore::NextToHbm() {
   if (windows_stale_) {
     windows_stale_ = false;
-    windows_ = lookahead_.ComputeWindows(
-        options_.hbm_bytes, options_.host_bytes, [this](uint64_t key) -> uint64_t {
-          const auto id = ids_.find(key);
-          return id != ids_.end() ? objects_[id->second].bytes : 0;
-        });
+    const bool all_fit = lookahead_.uses() * largest_bytes_ <= options_.hbm_bytes;
+    windows_ = all_fit
+                   ? Lookahead::Windows{}
+                   : lookahead_.ComputeWindows(
+                         options_.hbm_bytes, options_.host_bytes, [this](uint64_t key) -> uint64_t {
+                           const auto id = ids_.find(key);
+                           return id != ids_.end() ? objects_[id->second].bytes : 0;
+                         });
   }
   if (lookahead_.uses() == 0 && victims_.held() == 0 && bulk_.empty()) return std::nullopt;
   if (const auto piece = NextOfBucket()) return piece;
@@ -209,8 +212,8 @@ TrackInfo TieredStore::InfoIn(PolicyId id, Place tier) const {
   TrackInfo info = objects_[id].info;
   const PolicyId parent = objects_[id].parent;
   if (parent != kNoPolicyId) {
-    const bool tracked = tier == Place::kHbm ? objects_[parent].tracked_hbm
-                                             : objects_[parent].place == Place::kHost;
+    const bool tracked =
+        tier == Place::kHbm ? objects_[parent].tracked_hbm : objects_[parent].place == Place::kHost;
     info.parent = tracked ? parent : kNoPolicyId;
   }
   return info;

@@ -33,9 +33,9 @@ TieredStore::TieredStore(const TieredStoreOptions& options)
       lookahead_(LookaheadOf(), [this] { return now_; }),
       to_hbm_(PrefetchOf(options), &lookahead_, [this] { return now_; }),
       to_host_(PrefetchOf(options), &lookahead_, [this] { return now_; }),
-      victims_({static_cast<uint64_t>(options.victim_share *
-                                      static_cast<double>(options.host_bytes)),
-                std::max<uint64_t>(1, options.bucket_us)}) {}
+      victims_(
+          {static_cast<uint64_t>(options.victim_share * static_cast<double>(options.host_bytes)),
+           std::max<uint64_t>(1, options.bucket_us)}) {}
 
 absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Create(
     const TieredStoreOptions& options) {
@@ -145,16 +145,16 @@ void TieredStore::HintOf(PolicyId id) {
 // --- Demand ---
 
 PolicyId TieredStore::Find(const Access& access, PolicyId parent) {
-  const auto [found, is_new] =
-      ids_.try_emplace(access.key, static_cast<PolicyId>(objects_.size()));
+  const auto [found, is_new] = ids_.try_emplace(access.key, static_cast<PolicyId>(objects_.size()));
   if (is_new) {
     Object& object = objects_.emplace_back();
     object.key = access.key;
     object.size = access.size;
     object.bytes = std::max<uint64_t>(
         1, static_cast<uint64_t>(static_cast<double>(access.size) * options_.unit_bytes));
-    object.info = {object.bytes, access.cost_us, access.key, kNoPolicyId, access.depth,
-                   access.kind};
+    largest_bytes_ = std::max(largest_bytes_, object.bytes);
+    object.info = {object.bytes, access.cost_us, access.key,
+                   kNoPolicyId,  access.depth,   access.kind};
     object.parent = parent;
   }
   return found->second;
@@ -200,9 +200,8 @@ void TieredStore::DemandOne(PolicyId id) {
     to_host_.Demand(object.key);
     return;
   }
-  if (object.waited_for || object.to_hbm.has_room && object.place == Place::kNowhere) {
-    return;  // named twice
-  }
+  const bool has_room_to_come = object.place == Place::kNowhere && object.to_hbm.has_room;
+  if (object.waited_for || has_room_to_come) return;  // named twice
   if (on_its_way) {
     ++counts_.joined;
     counts_.bucket_late += object.by_bucket ? 1 : 0;
@@ -355,8 +354,8 @@ absl::Status TieredStore::CheckBytes() const {
       host > options_.host_bytes || victims != victims_.held_bytes() || bulk != bulk_.size()) {
     return absl::InternalError(absl::StrCat(
         "HBM: ", hbm, " bytes of ", options_.hbm_bytes, ", counted ", hbm_used_, "; host: ", host,
-        " of ", options_.host_bytes, ", counted ", host_used_, "; victims: ", victims,
-        ", counted ", victims_.held_bytes(), "; bulk: ", bulk, ", queued ", bulk_.size()));
+        " of ", options_.host_bytes, ", counted ", host_used_, "; victims: ", victims, ", counted ",
+        victims_.held_bytes(), "; bulk: ", bulk, ", queued ", bulk_.size()));
   }
   return absl::OkStatus();
 }

@@ -97,10 +97,10 @@ class TieredStore {
     uint64_t key = 0, bytes = 0, size = 0;
     TrackInfo info;
     Place place = Place::kNowhere;
-    bool waited_for = false;   // by the demand that runs
-    bool by_bucket = false;    // came up in a bucket and was not wanted yet
+    bool waited_for = false;  // by the demand that runs
+    bool by_bucket = false;   // came up in a bucket and was not wanted yet
     bool tracked_hbm = false;
-    uint64_t pinned_by = 0;    // the number of the demand
+    uint64_t pinned_by = 0;  // the number of the demand
     PolicyId parent = kNoPolicyId;
     Move to_hbm, to_host;
   };
@@ -157,11 +157,12 @@ class TieredStore {
   std::deque<VictimBuffer::Entry> bulk_;  // of buckets on their way up
   Lookahead::Windows windows_;
   bool windows_stale_ = false;
+  uint64_t largest_bytes_ = 0;  // of an object
   std::unique_ptr<EvictionPolicy> hbm_policy_, host_policy_;
   uint64_t hbm_used_ = 0, host_used_ = 0;  // by objects, and by rooms of moves
   size_t hbm_objects_ = 0, host_objects_ = 0;
-  uint64_t demand_ = 0;                    // the number of the one that runs
-  uint64_t waiting_ = 0;                   // objects that it waits for
+  uint64_t demand_ = 0;   // the number of the one that runs
+  uint64_t waiting_ = 0;  // objects that it waits for
   absl::flat_hash_map<uint64_t, PolicyId> ids_;
   std::deque<Object> objects_;  // by id
   TieredCounts counts_;

@@ -1,6 +1,6 @@
-// A link between two tiers on a virtual clock: one piece at a time, which nothing interrupts; demand
-// before everything else, in its order; then what the owner thinks worth moving; then writes.
-// Latency is added to each piece and does not occupy the link. One thread.
+// A link between two tiers on a virtual clock: one piece at a time, which nothing interrupts;
+// demand before everything else, in its order; then what the owner thinks worth moving; then
+// writes. Latency is added to each piece and does not occupy the link. One thread.
 #pragma once
 
 #include <cstdint>

@@ -67,35 +67,24 @@ absl::Status Lookahead::Announce(const Announcement& announcement) {
   const uint64_t known = FindSequence(announcement.source, announcement.request);
   const size_t replaced = known != 0 ? announced_.at(known).uses.size() : 0;
   while (!settling_.empty() && uses_ - replaced + announcement.keys.size() > options_.max_uses) {
-    Judge(settling_.front().second, /*settled=*/true);  // early: room for what is to come
-    settling_.pop_front();
+    JudgeOldest();  // early: room for what is to come
   }
   if (absl::Status status = Check(announcement, replaced, known != 0); !status.ok()) return status;
 
   Announced fresh{
       announcement.source, announcement.request, announcement.queue, announcement.order, 0, now_(),
       std::vector<Use>{}};
-  absl::flat_hash_map<uint64_t, uint32_t> demands_before;  // of what was announced already
-  if (known != 0) {
-    fresh.announced_at = announced_.at(known).announced_at;
-    for (const Use& use : announced_.at(known).uses) {
-      demands_before.emplace(use.key_head, use.demands_before);
-    }
-  }
+  if (known != 0) fresh.announced_at = announced_.at(known).announced_at;
   absl::flat_hash_set<uint64_t> named;
   for (const AnnouncedKey& key : announcement.keys) {
     if (!named.insert(key.key_head).second) continue;
-    Object& object = objects_[key.key_head];
-    ++object.settling;  // keeps it while the old announcement is removed
-    const auto before = demands_before.find(key.key_head);
-    fresh.uses.push_back({key.key_head,
-                          before != demands_before.end() ? before->second : object.demands,
-                          key.confidence});
+    ++objects_[key.key_head].settling;  // keeps it while the old announcement is removed
+    fresh.uses.push_back({key.key_head, key.confidence});
   }
   if (known != 0) {
     Announced old = Remove(known);
     uses_ -= std::erase_if(old.uses, [&](const Use& use) { return named.contains(use.key_head); });
-    Judge(old, /*settled=*/false);
+    Judge(old, now_() - std::min(now_(), options_.settle), /*settled=*/false);
   }
 
   const uint64_t sequence = next_sequence_++;
@@ -177,21 +166,34 @@ Lookahead::Announced Lookahead::Remove(uint64_t sequence) {
   return announced;
 }
 
-void Lookahead::Judge(const Announced& announced, bool settled) {
+void Lookahead::Judge(const Announced& announced, uint64_t since, bool settled) {
   for (const Use& use : announced.uses) {
     const auto found = objects_.find(use.key_head);
     Object& object = found->second;
-    calibration_.Record(announced.source, use.confidence, object.demands != use.demands_before);
+    calibration_.Record(announced.source, use.confidence,
+                        object.last_demand >= std::max<uint64_t>(1, since));
     if (settled) --object.settling;
     if (object.uses.empty() && object.settling == 0) objects_.erase(found);
   }
   uses_ -= announced.uses.size();
 }
 
+void Lookahead::JudgeEarlier(uint64_t sequence) {
+  const uint64_t now = now_();
+  Judge(Remove(sequence), now - std::min(now, options_.settle), /*settled=*/false);
+}
+
+void Lookahead::JudgeOldest() {
+  const auto& [judged_at, announced] = settling_.front();
+  const uint64_t before = options_.settle + options_.settle / 8;
+  Judge(announced, judged_at - std::min(judged_at, before), /*settled=*/true);
+  settling_.pop_front();
+}
+
 void Lookahead::Withdraw(HintSource source, uint64_t request) {
   Settle();
   if (const uint64_t sequence = FindSequence(source, request); sequence != 0) {
-    Judge(Remove(sequence), /*settled=*/false);
+    JudgeEarlier(sequence);
   }
 }
 
@@ -203,7 +205,7 @@ void Lookahead::EndQueue(uint64_t queue) {
   const auto found = queues_.find(queue);
   if (found == queues_.end()) return;
   while (!found->second.places.empty()) {
-    Judge(Remove(found->second.places.begin()->first.second), /*settled=*/false);
+    JudgeEarlier(found->second.places.begin()->first.second);
   }
   queues_.erase(found);
 }
@@ -235,14 +237,13 @@ void Lookahead::Started(uint64_t request) {
 
 void Lookahead::Used(uint64_t key_head) {
   const auto found = objects_.find(key_head);
-  if (found != objects_.end()) ++found->second.demands;
+  if (found != objects_.end()) found->second.last_demand = now_();
 }
 
 void Lookahead::Settle() {
   const uint64_t now = now_();
   while (!settling_.empty() && settling_.front().first <= now) {
-    Judge(settling_.front().second, /*settled=*/true);
-    settling_.pop_front();
+    JudgeOldest();
   }
   for (const auto& order : by_due_) {
     while (!order.empty() && order.begin()->first < now &&
@@ -250,7 +251,7 @@ void Lookahead::Settle() {
       const uint64_t sequence = order.begin()->second;
       const uint64_t due = EffectiveDue(announced_.at(sequence));
       if (due > now) break;  // its queue is late
-      Judge(Remove(sequence), /*settled=*/false);
+      JudgeEarlier(sequence);
     }
   }
 }

@@ -5,9 +5,10 @@
 // Objects are named by ObjectKey::Head64: a collision misdirects a prefetch and does no other harm.
 // Times are on the owner's clock, which is monotonic; microseconds in the daemon and in replays.
 //
-// Believed is what came true: every announced use is resolved some time after its request started
-// (or was withdrawn, or expired), by whether the object was wanted in between, and the probability
-// of later hints of that source and confidence follows.
+// Believed is what came true: every announced use is judged some time after its request started, or
+// when it is withdrawn or expires, by whether the object was wanted just then, and the probability
+// of later hints of that source and confidence follows. Being wanted at any other time proves
+// nothing: popular objects are.
 //
 // One thread. Memory is bounded by the limits, about 130 B an announced use.
 #pragma once
@@ -58,8 +59,10 @@ struct LookaheadOptions {
   size_t max_requests = 16384;
   size_t max_uses = size_t{1} << 18;  // of all requests together
   uint64_t default_wait = 1'000'000;
-  // From the start of a request until its hints are judged.
-  uint64_t settle = 2'000'000;
+  // From the start of a request until its hints are judged; its demands may come an eighth of that
+  // before it is said to start. Experts are judged when the next of their queue starts, if that is
+  // sooner: a step of a sequence ends with the next.
+  uint64_t settle = 400'000;
   // What is overdue by more than this is forgotten: its engine is gone, or has lost it.
   uint64_t expire = 300'000'000;
 };
@@ -142,7 +145,6 @@ class Lookahead {
  private:
   struct Use {
     uint64_t key_head;
-    uint32_t demands_before;  // of the object, when it was announced
     float confidence;
   };
   struct Announced {
@@ -158,8 +160,8 @@ class Lookahead {
     friend auto operator<=>(const UseAt&, const UseAt&) = default;
   };
   struct Object {
-    uint32_t demands = 0;
-    uint32_t settling = 0;  // uses of started requests that are not judged yet
+    uint64_t last_demand = 0;  // 0: never
+    uint32_t settling = 0;     // uses of started requests that are not judged yet
     absl::btree_set<UseAt> uses;
   };
   // Announcements of a queue by place, and its pace.
@@ -177,7 +179,10 @@ class Lookahead {
   FutureUse Describe(const Announced& announced, uint32_t key) const;
   uint64_t FindSequence(HintSource source, uint64_t request) const;  // 0: none
   Announced Remove(uint64_t sequence);
-  void Judge(const Announced& announced, bool settled);
+  // `since`: the object must have been wanted then or later.
+  void Judge(const Announced& announced, uint64_t since, bool settled);
+  void JudgeEarlier(uint64_t sequence);  // removes it: withdrawn or expired
+  void JudgeOldest();                    // of those that started
   void Settle();
 
   const LookaheadOptions options_;

@@ -184,10 +184,9 @@ void Lookahead::JudgeEarlier(uint64_t sequence) {
 }
 
 void Lookahead::JudgeOldest() {
-  const auto& [judged_at, announced] = settling_.front();
-  const uint64_t before = options_.settle + options_.settle / 8;
-  Judge(announced, judged_at - std::min(judged_at, before), /*settled=*/true);
-  settling_.pop_front();
+  const auto oldest = settling_.begin();
+  Judge(oldest->second.announced, oldest->second.since, /*settled=*/true);
+  settling_.erase(oldest);
 }
 
 void Lookahead::Withdraw(HintSource source, uint64_t request) {
@@ -231,7 +230,15 @@ void Lookahead::Started(uint64_t request) {
       }
     }
     for (const Use& use : announced.uses) ++objects_.at(use.key_head).settling;
-    settling_.emplace_back(now + options_.settle, Remove(sequence));
+    uint64_t since = now - std::min(now, options_.settle / 8), until = now + options_.settle;
+    if (announced.source == HintSource::kExperts) {
+      since = now;
+      const auto queue = queues_.find(announced.queue);
+      if (queue != queues_.end() && queue->second.interval != 0) {
+        until = std::min(until, now + queue->second.interval);
+      }
+    }
+    settling_.emplace(until, Settling{since, Remove(sequence)});
   }
 }
 
@@ -242,7 +249,7 @@ void Lookahead::Used(uint64_t key_head) {
 
 void Lookahead::Settle() {
   const uint64_t now = now_();
-  while (!settling_.empty() && settling_.front().first <= now) {
+  while (!settling_.empty() && settling_.begin()->first <= now) {
     JudgeOldest();
   }
   for (const auto& order : by_due_) {

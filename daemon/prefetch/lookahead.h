@@ -15,7 +15,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -195,7 +194,11 @@ class Lookahead {
   absl::flat_hash_map<uint64_t, Queue> queues_;
   absl::btree_set<std::pair<uint64_t, uint64_t>> by_due_[kUrgencyClasses];  // due, sequence
   std::vector<std::array<Position, kUrgencyClasses>> earliest_new_;         // by walker
-  std::deque<std::pair<uint64_t, Announced>> settling_;                     // judged at that time
+  struct Settling {
+    uint64_t since;  // its objects must be wanted then or later
+    Announced announced;
+  };
+  absl::btree_multimap<uint64_t, Settling> settling_;  // by when it is judged
   HintCalibration calibration_;
 };
 

@@ -43,6 +43,9 @@ struct TopOptions {
 };
 int RunTop(const GlobalOptions& options, const TopOptions& top);
 
+// Hit rates that other sizes of the tiers would have, from the daemon's miss-ratio curves.
+int RunMrc(const GlobalOptions& options);
+
 struct ListOptions {
   uint64_t limit = 100;  // 0: all
   std::string prefix;    // hexadecimal digits

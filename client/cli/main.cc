@@ -14,6 +14,7 @@ namespace {
 constexpr char kFooter[] = R"(Examples:
   terrace status                          what the tiers hold, how often they hit
   terrace top --interval 2                the same, live
+  terrace mrc                             what more, or less, memory would hit
   terrace ls --limit 20 --prefix 3fa      the first 20 objects whose key starts with 3fa
   terrace show 3fa9c1                     one object, by any unique prefix of its key
   terrace pin 3fa9c1 && terrace flush     keep it, and wait until it is on disk
@@ -94,6 +95,9 @@ void AddObserving(CLI::App& app, Arguments& args, Action& action) {
   top->add_option("--count", args.top.count, "Samples to show; 0: until stopped")
       ->capture_default_str();
   top->callback([&] { action = [&] { return RunTop(args.global, args.top); }; });
+  app.add_subcommand("mrc",
+                     "Hit rate against size of each tier, and what a GiB more or less is worth")
+      ->callback([&] { action = [&] { return RunMrc(args.global); }; });
 }
 
 void AddObjects(CLI::App& app, Arguments& args, Action& action) {

@@ -158,11 +158,11 @@ def test_help_teaches():
 
 
 def test_the_plot_is_a_png(tmp_path):
-    library = program("terrace").parent / "libterrace.so"
+    library = pathlib.Path(program("terrace")).parent / "libterrace.so"
     environment = os.environ | {
         "TERRACE_PYTHON": sys.executable,
         "PYTHONPATH": str(TESTS.parent / "client" / "python"),
-        "TERRACE_LIBRARY": os.environ.get("TERRACE_LIBRARY", str(library))}
+        "TERRACE_LIBRARY": os.environ.get("TERRACE_LIBRARY") or str(library)}
     for policy, sizes in (("lru", "9"), ("all", "9,30,100")):
         plot = tmp_path / f"{policy}.png"
         result = subprocess.run(

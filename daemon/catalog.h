@@ -68,6 +68,7 @@ struct Entry {
   uint32_t fingerprint = 0;                      // Catalog::fingerprint()
   uint32_t cost_us = 0;
   RecordId record = kNoRecord;
+  uint32_t record_blocks = 0;         // of 4 KiB, that the record takes
   ObjectId next_sibling = kNoObject;  // children of the same parent
   uint32_t lease_count = 0;
   uint16_t token_count = 0;

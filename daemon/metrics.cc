@@ -34,6 +34,7 @@ std::vector<std::pair<std::string, uint64_t>> Metrics::List() const {
           {"moved_objects", moved_objects},
           {"moved_bytes", moved_bytes},
           {"dropped_nvme", dropped_nvme},
+          {"dropped_quota", dropped_quota},
           {"leases_expired", leases_expired},
           {"refused_limits", refused_limits}};
 }

@@ -37,6 +37,7 @@ struct Metrics {
   uint64_t resizes = 0;                         // of a tier or a tenant's part, asked for and begun
   uint64_t moved_objects = 0, moved_bytes = 0;  // within the host tier, because it shrinks
   uint64_t dropped_nvme = 0;                    // lost with a reclaimed segment
+  uint64_t dropped_quota = 0;                   // records that gave way to their nvme_capacity
   uint64_t leases_expired = 0;
   uint64_t refused_limits = 0;  // calls answered ResourceExhausted by a configured limit
 

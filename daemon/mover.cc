@@ -18,6 +18,7 @@ constexpr uint32_t kGrowRetryMs = 2;
 constexpr uint32_t kWriteRetryMs = 10;
 constexpr uint32_t kReadLatencyUs = 100;  // of a device that has nothing else to do
 constexpr uint32_t kUsualChunkTokens = 256;
+constexpr uint32_t kQuotaDropsPerTick = 1024;
 
 nvme::AdmissionPolicy PolicyNamed(const std::string& name) {
   if (name == "always") return nvme::AdmissionPolicy::kAlways;
@@ -47,6 +48,7 @@ Mover::Mover(Catalog& catalog, std::vector<Tenant>& tenants,
 
 absl::Status Mover::Recover() {
   if (nvme_ == nullptr) return absl::OkStatus();
+  KeepQuotasApart();
   // Of a million records most of the time goes into waiting for memory: each one's places are
   // asked for some records ahead.
   struct Found {
@@ -92,7 +94,6 @@ void Mover::AddRecovered(RecordId record, const RecordMeta& meta,
   entry.payload_units = meta.object_bytes() / kPartAlignment;
   entry.fingerprint = catalog_.InternFingerprint(meta.fingerprint);
   entry.cost_us = meta.cost_us;
-  entry.record = record;
   entry.token_count = meta.token_count;
   entry.grain_count = meta.grain_count;
   entry.tenant = tenant - tenants_.begin();
@@ -104,6 +105,7 @@ void Mover::AddRecovered(RecordId record, const RecordMeta& meta,
     const uint32_t known = std::min<uint32_t>(filters, meta.grain_filters.size());
     std::copy_n(meta.grain_filters.begin(), known, entry.grain_filters.get());
   }
+  GainRecord(id, record);
   catalog_.LinkToParent(id);
 }
 
@@ -228,6 +230,7 @@ void Mover::Touched(ObjectId id) {
   entry.reused = true;
   if (entry.record != kNoRecord) {
     nvme_->Touch(entry.record);
+    tenants_[entry.tenant].nvme_policy->Touch(id);
   } else if (entry.visible() && entry.host->ready && !entry.queued && !entry.host->writing) {
     OfferToNvme(id);
   }
@@ -410,11 +413,11 @@ void Mover::LoadFailed(ObjectId id, const Loading& loading, const absl::Status& 
   }
   if (absl::IsDataLoss(status)) {
     ++metrics_.corrupt_objects;
-    entry.record = kNoRecord;  // it has been erased
+    LoseRecord(id);  // it has been erased
     catalog_.Unindex(id);
   } else if (absl::IsFailedPrecondition(status)) {
     // Nobody can decode it before the next start, when its profile may be there again.
-    entry.record = kNoRecord;
+    LoseRecord(id);
     catalog_.Unindex(id);
   }
   if (entry.lease_count == 0) DropHostCopy(id);
@@ -431,7 +434,7 @@ void Mover::Unlease(ObjectId id) {
 void Mover::Remove(ObjectId id) {
   Entry& entry = catalog_.at(id);
   if (entry.record != kNoRecord) nvme_->Erase(entry.record);
-  entry.record = kNoRecord;
+  LoseRecord(id);
   Unqueue(entry);
   catalog_.Unindex(id);
   ReleaseIfGone(id);
@@ -441,7 +444,7 @@ void Mover::RecordDropped(RecordId record, const ObjectKey& key) {
   const ObjectId id = catalog_.Find(key);
   if (id == kNoObject || catalog_.at(id).record != record) return;
   ++metrics_.dropped_nvme;
-  catalog_.at(id).record = kNoRecord;
+  LoseRecord(id);
   Reprice(id);
   ReleaseIfGone(id);
 }
@@ -475,6 +478,9 @@ void Mover::Tick() {
   for (uint16_t tenant = 0; tenant < tenants_.size(); ++tenant) ShrinkHost(tenant);
   if (nvme_ == nullptr) return;
   nvme_->Tick();
+  for (uint16_t tenant = 0; tenant < tenants_.size(); ++tenant) {
+    KeepNvmeQuota(tenant, 0, kQuotaDropsPerTick);
+  }
   read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
   FeedWrites();
 }
@@ -534,7 +540,7 @@ void Mover::RecordLost(const ObjectKey& key) {
   const ObjectId id = catalog_.Find(key);
   if (id == kNoObject) return;
   Entry& entry = catalog_.at(id);
-  entry.record = kNoRecord;
+  LoseRecord(id);
   if (entry.host != nullptr && entry.host->ready && !entry.queued) {
     Reprice(id);
     Enqueue(id);  // the host copy is good: write it again

@@ -125,6 +125,9 @@ class Mover {
   // From now on; a smaller one is reached step by step, Tick by Tick: evicting in policy order,
   // then moving what is left. What is leased stays where it is until the lease ends.
   absl::Status ResizeHost(uint16_t tenant, uint64_t bytes);
+  // What the tenant's records may take from now on, UINT64_MAX: no limit of its own. Its own
+  // records give way, those longest unused first.
+  void SetNvmeQuota(uint16_t tenant, uint64_t bytes);
   // Refreshes measured bandwidth, retries writes that found the tier's queue full, and brings tiers
   // nearer to a smaller capacity.
   void Tick();
@@ -173,6 +176,11 @@ class Mover {
   void Progressed(ObjectId id, uint32_t parts_ready);
   void FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta);
   void LoadFailed(ObjectId id, const Loading& loading, const absl::Status& status);
+  // nvme_quota.cc: every record of an entry comes and goes here.
+  void GainRecord(ObjectId id, RecordId record);
+  void LoseRecord(ObjectId id);
+  void KeepQuotasApart();
+  bool KeepNvmeQuota(uint16_t tenant, uint64_t more_bytes, uint32_t max_drops);
   void RecordDropped(RecordId record, const ObjectKey& key);
   void RecordLost(const ObjectKey& key);
   // Frees the entry when it is in no tier and nobody holds it.
@@ -190,6 +198,7 @@ class Mover {
   std::deque<ObjectId> queue_;                 // committed, to be written behind, in commit order
   uint64_t queued_objects_ = 0;  // entries still marked queued; the deque may hold stale ids
   uint64_t queued_bytes_ = 0;
+  bool feeding_ = false;
   uint64_t writing_objects_ = 0;
   uint64_t writing_bytes_ = 0;
   const uint64_t max_writing_bytes_;

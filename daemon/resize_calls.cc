@@ -81,6 +81,10 @@ absl::Status CacheService::Apply(LiveOptions::Change change) {
   for (size_t i = 0; i < tenants_.size(); ++i) {
     mover_.ResizeHost(static_cast<uint16_t>(i), to.tenants[i].host_capacity->bytes).IgnoreError();
   }
+  for (size_t i = 0; i < tenants_.size(); ++i) {
+    const std::optional<Size>& quota = to.tenants[i].nvme_capacity;
+    mover_.SetNvmeQuota(static_cast<uint16_t>(i), quota ? quota->bytes : UINT64_MAX);
+  }
   if (!change.applied.empty()) ++metrics_.resizes;
   if (to.server.log_level != live_.resolved().server.log_level) {
     spdlog::set_level(spdlog::level::from_str(to.server.log_level));
@@ -95,8 +99,9 @@ ResizeReply CacheService::ResizeProgress(std::string_view tier,
   uint64_t excess_bytes = 0;
   if (tier == "nvme") {
     const NvmeStats stats = nvme_->Stats();
-    reply.target_bytes = stats.capacity_bytes;
-    excess_bytes = stats.used_bytes - std::min(stats.used_bytes, stats.capacity_bytes);
+    reply.target_bytes = tenant ? tenants_[*tenant].nvme_quota_bytes : stats.capacity_bytes;
+    const uint64_t used_bytes = tenant ? tenants_[*tenant].nvme_bytes : stats.used_bytes;
+    excess_bytes = used_bytes - std::min(used_bytes, reply.target_bytes);
   } else {
     for (size_t i = 0; i < tenants_.size(); ++i) {
       if (tenant && *tenant != i) continue;

@@ -121,6 +121,8 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     }
     tenant.placement = std::make_unique<Placement>(*std::move(policy), configured.Limits(),
                                                    tenant.host->capacity_bytes());
+    tenant.nvme_policy = NewLruPolicy();
+    if (configured.nvme_capacity) tenant.nvme_quota_bytes = configured.nvme_capacity->bytes;
     tenants.push_back(std::move(tenant));
   }
   return tenants;

@@ -31,6 +31,11 @@ struct Tenant {
   std::unique_ptr<Placement> placement;  // what stays in it
   uint64_t host_objects = 0;
   HostShrink shrink;
+
+  // What its records take, what those being written will, and the most that both may.
+  uint64_t nvme_bytes = 0, nvme_writing_bytes = 0;
+  uint64_t nvme_quota_bytes = UINT64_MAX;
+  std::unique_ptr<EvictionPolicy> nvme_policy;  // of its records, for when they exceed the quota
 };
 
 // Tenant::stored_id of a tenant of that name.

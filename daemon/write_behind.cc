@@ -2,9 +2,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
 #include "daemon/mover.h"
 #include "kernels/buffer.h"
 #include "spdlog/spdlog.h"
+#include "tiers/nvme/record.h"
 
 namespace terrace {
 
@@ -77,6 +80,9 @@ void Mover::Unqueue(Entry& entry) {
 }
 
 void Mover::FeedWrites() {
+  if (feeding_) return;  // a write that failed at once: the loop below goes on
+  feeding_ = true;
+  const absl::Cleanup fed = [this] { feeding_ = false; };
   while (!queue_.empty()) {
     const ObjectId id = queue_.front();
     const Entry& entry = catalog_.at(id);
@@ -137,8 +143,22 @@ void Mover::WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<Encod
     request.meta.part_crcs = std::move(encoded->part_crcs);
     request.payload = encoded->payload->data();
   }
-  request.done = [this, id, key, kept = std::move(encoded->payload)](
-                     absl::StatusOr<RecordId> record) { FinishWrite(id, key, std::move(record)); };
+  const uint64_t bytes = nvme::HeaderBytes(request.meta.part_ends) +
+                         AlignUp(request.meta.payload_bytes, nvme::kBlockBytes);
+  Tenant& tenant = tenants_[entry.tenant];
+  if (!KeepNvmeQuota(entry.tenant, bytes, UINT32_MAX)) {
+    FinishWrite(id, key,
+                absl::ResourceExhaustedError(absl::StrCat(
+                    "nvme_capacity = ", tenant.nvme_quota_bytes, " of tenant '", tenant.name,
+                    "' is taken by pinned records and records on their way")));
+    return;
+  }
+  tenant.nvme_writing_bytes += bytes;
+  request.done = [this, id, key, bytes, &tenant,
+                  kept = std::move(encoded->payload)](absl::StatusOr<RecordId> record) {
+    tenant.nvme_writing_bytes -= bytes;
+    FinishWrite(id, key, std::move(record));
+  };
   nvme_->Write(std::move(request));
 }
 
@@ -187,7 +207,7 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
     ++metrics_.durable_objects;
     metrics_.durable_bytes += entry.payload_bytes();
     if (entry.visible()) {
-      entry.record = *record;
+      GainRecord(id, *record);
       nvme_->SetPinned(*record, entry.pinned);  // it may have changed meanwhile
       Reprice(id);
       MeasureLink(id);

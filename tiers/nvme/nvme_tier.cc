@@ -30,6 +30,7 @@ void NvmeTier::Reprioritize(ReadTicket ticket, IoPriority priority, uint64_t bat
 }
 void NvmeTier::Cancel(ReadTicket ticket) { impl_->Cancel(ticket); }
 uint64_t NvmeTier::PayloadBytes(RecordId record) const { return impl_->PayloadBytes(record); }
+uint64_t NvmeTier::StoredBytes(RecordId record) const { return impl_->StoredBytes(record); }
 void NvmeTier::Erase(RecordId record) { impl_->Erase(record); }
 void NvmeTier::OnDropped(std::function<void(RecordId, const ObjectKey&)> callback) {
   impl_->on_dropped = std::move(callback);
@@ -39,6 +40,7 @@ void NvmeTier::SetPinned(RecordId record, bool pinned) { impl_->SetPinned(record
 uint64_t NvmeTier::pending_pins() const { return impl_->pending_pins(); }
 bool NvmeTier::in_service() const { return impl_->in_service(); }
 absl::Status NvmeTier::SetCapacity(uint64_t bytes) { return impl_->SetCapacity(bytes); }
+void NvmeTier::KeepApart(std::set<uint32_t> tenant_ids) { impl_->KeepApart(std::move(tenant_ids)); }
 void NvmeTier::Tick() { impl_->Tick(); }
 NvmeStats NvmeTier::Stats() const { return impl_->Stats(); }
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -169,6 +170,8 @@ class NvmeTier {
   // What a read of the record needs room for, before it is rounded up. 0 when there is no such
   // record.
   uint64_t PayloadBytes(RecordId record) const;
+  // What the record takes of a segment, header included; 0 when there is no such record.
+  uint64_t StoredBytes(RecordId record) const;
   // Forgets the record: gone from the index now, from RocksDB soon, its space reclaimed later.
   void Erase(RecordId record);
   // Called on the loop before a segment is reclaimed, once a record dropped with it. The owner
@@ -187,6 +190,9 @@ class NvmeTier {
   // in which they give way anyway, but for those with records that are read or pinned.
   // InvalidArgument: less than two segments, or more segments than the process may open.
   absl::Status SetCapacity(uint64_t bytes);
+  // Records of these tenants lie in segments of their own, as far as there are enough: what one of
+  // them writes and drops takes no room from another. Best before Recover.
+  void KeepApart(std::set<uint32_t> tenant_ids);
   // To be called some times a second: probes a device that is out of service, gives up segments
   // beyond the capacity.
   void Tick();

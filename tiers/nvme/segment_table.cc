@@ -10,6 +10,12 @@ namespace {
 
 // A store of fewer segments has one class and no reserve: they would take too large a part of it.
 constexpr uint64_t kManySegments = 8;
+constexpr uint64_t kSegmentsApart = 4;  // for each tenant that is kept apart, besides
+
+RecordClass ApartClass(uint32_t tenant_id) { return uint64_t{tenant_id} + kLifetimes; }
+uint32_t ApartTenant(RecordClass record_class) {
+  return static_cast<uint32_t>(record_class - kLifetimes);
+}
 
 }  // namespace
 
@@ -24,11 +30,36 @@ void SegmentTable::ChooseClasses() {
 std::vector<Segment*> SegmentTable::SetCapacity(uint64_t bytes) {
   options_.capacity_bytes = bytes;
   ChooseClasses();
+  return WithoutClass();
+}
+
+std::vector<Segment*> SegmentTable::KeepApart(std::set<uint32_t> tenant_ids) {
+  apart_ = std::move(tenant_ids);
+  return WithoutClass();
+}
+
+std::vector<Segment*> SegmentTable::WithoutClass() const {
   std::vector<Segment*> closed;
-  for (int record_class = classes_; record_class < kLifetimes; ++record_class) {
-    if (open_[record_class] != nullptr) closed.push_back(open_[record_class]);
+  for (const auto& [record_class, segment] : open_) {
+    const bool there = KeptApart(record_class)
+                           ? ClassOf(Lifetime::kCold, ApartTenant(record_class)) == record_class
+                           : record_class < static_cast<RecordClass>(classes_);
+    if (!there) closed.push_back(segment);
   }
   return closed;
+}
+
+RecordClass SegmentTable::ClassOf(Lifetime lifetime, uint32_t tenant_id) const {
+  if (classes_ == 1) return 0;
+  const uint64_t segments = options_.capacity_bytes / options_.segment_bytes;
+  const bool enough = segments >= kManySegments + kSegmentsApart * apart_.size();
+  if (enough && apart_.contains(tenant_id)) return ApartClass(tenant_id);
+  return static_cast<RecordClass>(lifetime);
+}
+
+Segment* SegmentTable::open(RecordClass record_class) const {
+  const auto found = open_.find(record_class);
+  return found == open_.end() ? nullptr : found->second;
 }
 
 Segment& SegmentTable::AddRecovered(std::shared_ptr<SegmentFile> file, Segment::State state) {
@@ -57,17 +88,22 @@ Segment* SegmentTable::Find(uint32_t id) {
 
 void SegmentTable::Remove(uint32_t id) {
   auto found = segments_.find(id);
-  for (Segment*& open : open_) {
-    if (open == &found->second) open = nullptr;
-  }
+  Close(found->second);
   used_bytes_ -= found->second.file->bytes;
   clean_.erase(id);
   segments_.erase(found);
 }
 
-void SegmentTable::SetOpen(int record_class, Segment* segment) { open_[record_class] = segment; }
+void SegmentTable::SetOpen(RecordClass record_class, Segment* segment) {
+  open_[record_class] = segment;
+}
 
-void SegmentTable::Begin(Segment& segment) {
+void SegmentTable::Close(const Segment& segment) {
+  std::erase_if(open_, [&](const auto& open) { return open.second == &segment; });
+}
+
+void SegmentTable::Begin(Segment& segment, RecordClass record_class) {
+  segment.record_class = record_class;
   segment.state = Segment::State::kOpen;
   segment.order = ++clock_;
 }
@@ -129,8 +165,9 @@ bool SegmentTable::MayReclaim(const Segment& segment) const {
 // Cost-benefit of the log-structured file system: what is gained over what it costs, times how
 // long it is likely to last.
 double SegmentTable::Benefit(const Segment& segment) const {
-  const double kept =
-      static_cast<double>(segment.wanted_bytes) / static_cast<double>(segment.file->bytes);
+  const uint64_t wanted_bytes =
+      KeptApart(segment.record_class) ? segment.live_bytes : segment.wanted_bytes;
+  const double kept = static_cast<double>(wanted_bytes) / static_cast<double>(segment.file->bytes);
   return (1 - kept) / (1 + kept) * static_cast<double>(clock_ - segment.order + 1);
 }
 

@@ -2,7 +2,6 @@
 // no more room. Bookkeeping only, no I/O. Not thread-safe: loop thread.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -15,6 +14,9 @@
 #include "tiers/nvme/segment_file.h"
 
 namespace terrace::nvme {
+
+// What lies together: records of a lifetime, or of one of the tenants that are kept apart.
+using RecordClass = uint64_t;
 
 struct Segment {
   enum class State : uint8_t {
@@ -38,6 +40,7 @@ struct Segment {
   uint64_t wanted_bytes = 0;   // of them used or pinned
   uint64_t pinned_bytes = 0;   // of them pinned
   uint64_t order = 0;          // of opening
+  RecordClass record_class = 0;
   // Every record put here, in the order they became durable. Those erased since stay listed; their
   // ids may have been given to records elsewhere.
   std::vector<RecordId> records;
@@ -55,8 +58,13 @@ class SegmentTable {
   };
   explicit SegmentTable(Options options);
 
-  // Segments that are open to a class of records there is no longer, to be closed by the caller.
+  // Both tell which segments are open to a class of records there is no longer: to be closed by the
+  // caller.
   std::vector<Segment*> SetCapacity(uint64_t bytes);
+  // Records of these tenants lie in segments of their own, where there are segments enough. Of
+  // these segments nothing that lives is taken to be unwanted: a tenant that is within its part
+  // keeps it, whatever others write.
+  std::vector<Segment*> KeepApart(std::set<uint32_t> tenant_ids);
   uint64_t capacity_bytes() const { return options_.capacity_bytes; }
   // More is used than the capacity, since it became smaller.
   bool over() const { return used_bytes_ > options_.capacity_bytes; }
@@ -72,13 +80,15 @@ class SegmentTable {
   void Remove(uint32_t id);
 
   // Records of different classes lie in different segments, unless there are too few of those.
-  int ClassOf(Lifetime lifetime) const { return classes_ == 1 ? 0 : static_cast<int>(lifetime); }
+  RecordClass ClassOf(Lifetime lifetime, uint32_t tenant_id) const;
   // The segment that records of the class go to, or null.
-  Segment* open(int record_class) { return open_[record_class]; }
+  Segment* open(RecordClass record_class) const;
   // Makes it that one, or none.
-  void SetOpen(int record_class, Segment* segment);
-  // Records may be placed in a segment that was taken.
-  void Begin(Segment& segment);
+  void SetOpen(RecordClass record_class, Segment* segment);
+  // None of a class is this one any longer.
+  void Close(const Segment& segment);
+  // Records of the class may be placed in a segment that was taken.
+  void Begin(Segment& segment, RecordClass record_class);
   bool Fits(const Segment& segment, uint64_t record_bytes, uint64_t entry_bytes) const;
   // Takes the room: the record's offset. Requires Fits().
   uint64_t Append(Segment& segment, uint64_t record_bytes, uint64_t entry_bytes);
@@ -122,13 +132,16 @@ class SegmentTable {
   uint64_t Available() const;
 
   void ChooseClasses();
+  std::vector<Segment*> WithoutClass() const;
+  bool KeptApart(RecordClass record_class) const { return record_class >= kLifetimes; }
 
   Options options_;
   int classes_ = 1;
   uint64_t reclaim_reserve_ = 0;          // segments that only reclamation may open
   uint64_t clean_reserve_ = 0;            // segments to have ready, those included
   std::map<uint32_t, Segment> segments_;  // by id
-  std::array<Segment*, kLifetimes> open_{};
+  std::map<RecordClass, Segment*> open_;
+  std::set<uint32_t> apart_;
   std::set<uint32_t> clean_, left_alone_;
   uint32_t next_id_ = 1;
   uint64_t used_bytes_ = 0;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,10 +56,15 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   void Reprioritize(ReadTicket ticket, IoPriority priority, uint64_t batch);
   void Cancel(ReadTicket ticket);
   uint64_t PayloadBytes(RecordId id) const;
+  uint64_t StoredBytes(RecordId id) const {
+    const nvme::RecordIndex::Record* record = index_.Find(id);
+    return record == nullptr ? 0 : record->stored_bytes();
+  }
   void Erase(RecordId id);
   void Touch(RecordId id);
   void SetPinned(RecordId id, bool pinned);
   absl::Status SetCapacity(uint64_t bytes);
+  void KeepApart(std::set<uint32_t> tenant_ids);
   void Tick();
   bool in_service() const { return health_.in_service(); }
   const std::vector<ObjectKey>& lost() const { return lost_; }
@@ -93,7 +99,6 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   absl::Status CleanIndex(const nvme::Notes& notes, const nvme::RecoveryFindings& findings,
                           bool indexed);
   void ResumeOpenSegments();
-  Lifetime LifetimeOfSegment(const Segment& segment) const;
   void ShrinkToCapacity();
   void IndexNextSegment(std::vector<uint32_t> segment_ids);
   void SaveForRestart();
@@ -133,6 +138,7 @@ class NvmeTier::Impl : public std::enable_shared_from_this<NvmeTier::Impl> {
   bool LongerThanSegment(const RecordMeta& meta) const;
   void EarnReclaimCredit(uint64_t bytes);
   std::vector<RecordId> LiveRecords(const Segment& segment) const;
+  void CloseAll(const std::vector<Segment*>& segments);
   void GiveUpSegments();
   void BeginDrain(Segment& segment, bool give_up);
   void ContinueDrain();

@@ -18,7 +18,7 @@ constexpr uint32_t kMaxQueuedReads = 65536;
 
 uint64_t WallClockUs() { return static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())); }
 
-uint64_t StoredBytes(uint64_t header_bytes, uint64_t payload_bytes) {
+uint64_t BytesOf(uint64_t header_bytes, uint64_t payload_bytes) {
   return header_bytes + AlignUp(payload_bytes, nvme::kBlockBytes);
 }
 
@@ -33,7 +33,7 @@ absl::Status NvmeTier::Impl::Admit(const WriteRequest& request) {
     return absl::InvalidArgumentError("nvme write: payload is not aligned to 4096");
   }
   const uint64_t bytes = request.meta.payload_bytes;
-  const uint64_t stored = StoredBytes(nvme::HeaderBytes(request.meta.part_ends), bytes);
+  const uint64_t stored = BytesOf(nvme::HeaderBytes(request.meta.part_ends), bytes);
   const uint64_t entry_bytes = nvme::EntryBytes(request.meta);
   if (segments_->FileBytesFor(stored, entry_bytes) > segments_->capacity_bytes()) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -92,7 +92,7 @@ bool NvmeTier::Impl::Submit(WriteRequest& request) {
           return;
         }
         stats_.written_bytes += payload_bytes;
-        EarnReclaimCredit(StoredBytes(entry.header_bytes, payload_bytes));
+        EarnReclaimCredit(BytesOf(entry.header_bytes, payload_bytes));
         Segment& segment = *segments_->Find(segment_id);
         const RecordId id = AddRecord(segment, entry);
         std::string encoded;
@@ -120,7 +120,7 @@ void NvmeTier::Impl::SubmitRecord(RecordMeta meta, const uint8_t* payload, IoPri
   transfer->payload = const_cast<uint8_t*>(payload);  // writes only read it
   transfer->payload_bytes = AlignUp(meta.payload_bytes, nvme::kBlockBytes);
   transfer->priority = priority;
-  stats_.device_written_bytes += StoredBytes(placement.header_bytes, meta.payload_bytes);
+  stats_.device_written_bytes += BytesOf(placement.header_bytes, meta.payload_bytes);
 
   nvme::RecordEntry entry{placement.offset, placement.header_bytes, next_sequence_++, meta};
   nvme::RecordHeader header{directory_.store_id(), segment.file->id, segment.file->generation,

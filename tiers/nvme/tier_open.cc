@@ -182,6 +182,9 @@ void NvmeTier::Impl::AddEntry(Segment& segment, nvme::RecordEntry& entry, std::s
     entry.meta.flags &= static_cast<uint8_t>(~kRecordPinned);
     if (note->second == nvme::Note::kPinned) entry.meta.flags |= kRecordPinned;
   }
+  if (segment.records.empty()) {
+    segment.record_class = segments_->ClassOf(entry.meta.lifetime, entry.meta.tenant_id);
+  }
   const RecordId id = AddRecord(segment, entry);
   if (segment.state != Segment::State::kSealed) {
     segment.entries.emplace_back(id, std::string(encoded));
@@ -252,22 +255,14 @@ void NvmeTier::Impl::ResumeOpenSegments() {
   std::reverse(by_age.begin(), by_age.end());
   for (Segment* segment : by_age) {
     if (segment->state != Segment::State::kSealing) continue;
-    const int record_class = segments_->ClassOf(LifetimeOfSegment(*segment));
-    if (segments_->open(record_class) == nullptr &&
+    if (segments_->open(segment->record_class) == nullptr &&
         segment->file->bytes == options_.segment_bytes) {
       segment->state = Segment::State::kOpen;
-      segments_->SetOpen(record_class, segment);
+      segments_->SetOpen(segment->record_class, segment);
       continue;
     }
     Seal(*segment);
   }
-}
-
-Lifetime NvmeTier::Impl::LifetimeOfSegment(const Segment& segment) const {
-  nvme::RecordEntry entry;
-  if (segment.entries.empty()) return Lifetime::kCold;
-  std::string_view first = segment.entries.front().second;
-  return nvme::TakeEntry(first, entry).ok() ? entry.meta.lifetime : Lifetime::kCold;
 }
 
 // One at a time, so that what clients wait for goes in between; the last first.

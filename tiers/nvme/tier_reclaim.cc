@@ -76,13 +76,20 @@ absl::Status NvmeTier::Impl::SetCapacity(uint64_t bytes) {
   }
   absl::Status allowed = nvme::AllowSegments(bytes / options_.segment_bytes);
   if (!allowed.ok()) return allowed;
-  // Classes of which there are no more segments.
-  for (Segment* closed : segments_->SetCapacity(bytes)) {
-    CloseToWrites(*closed);
-    SealIfDone(*closed);
-  }
+  CloseAll(segments_->SetCapacity(bytes));
   MakeRoom();
   return absl::OkStatus();
+}
+
+void NvmeTier::Impl::KeepApart(std::set<uint32_t> tenant_ids) {
+  CloseAll(segments_->KeepApart(std::move(tenant_ids)));
+}
+
+void NvmeTier::Impl::CloseAll(const std::vector<Segment*>& segments) {
+  for (Segment* segment : segments) {
+    CloseToWrites(*segment);
+    SealIfDone(*segment);
+  }
 }
 
 // A few at a time, so that what clients wait for goes in between.

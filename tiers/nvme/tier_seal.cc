@@ -18,7 +18,7 @@ std::optional<NvmeTier::Impl::Placement> NvmeTier::Impl::Place(const RecordMeta&
   const uint64_t entry_bytes = nvme::EntryBytes(meta);
   const uint64_t file_bytes = segments_->FileBytesFor(bytes, entry_bytes);
   const bool own_segment = file_bytes > options_.segment_bytes;
-  const int record_class = segments_->ClassOf(meta.lifetime);
+  const nvme::RecordClass record_class = segments_->ClassOf(meta.lifetime, meta.tenant_id);
   Segment* segment = own_segment ? nullptr : segments_->open(record_class);
   if (segment == nullptr || !segments_->Fits(*segment, bytes, entry_bytes)) {
     bool fresh = false;
@@ -28,7 +28,7 @@ std::optional<NvmeTier::Impl::Placement> NvmeTier::Impl::Place(const RecordMeta&
       CloseToWrites(*segment);
       SealIfDone(*segment);
     }
-    segments_->Begin(*next);
+    segments_->Begin(*next, record_class);
     if (fresh) Prepare(*next, true);
     if (!own_segment) segments_->SetOpen(record_class, next);
     segment = next;
@@ -78,9 +78,7 @@ void NvmeTier::Impl::NotPrepared(const nvme::SegmentFile& file, const absl::Stat
 void NvmeTier::Impl::CloseToWrites(Segment& segment) {
   if (segment.state != Segment::State::kOpen) return;
   segment.state = Segment::State::kSealing;
-  for (int record_class = 0; record_class < kLifetimes; ++record_class) {
-    if (segments_->open(record_class) == &segment) segments_->SetOpen(record_class, nullptr);
-  }
+  segments_->Close(segment);
 }
 
 void NvmeTier::Impl::SealIfDone(Segment& segment) {

@@ -32,9 +32,9 @@ constexpr int kKindClasses = kUseClasses + 1;  // and one for ends of prefixes
 constexpr uint8_t kAside = kLevels;            // a level: refused, see SetAside
 constexpr int kBands = 32;  // of loss per byte: 2^-16 .. 2^15 times the neutral one
 constexpr int kNeutralBand = kBands / 2;
-// Objects that left are remembered three times as many as there are, and at least so many: small
+// Objects that left are remembered twice as many as there are, and at least so many: small
 // tiers need it, for there a return comes after several times their size.
-constexpr uint32_t kPastPerObject = 3, kLeastPast = 16384;
+constexpr uint32_t kPastPerObject = 2, kLeastPast = 16384;
 // Ages below a 32nd of the number of objects share a level: moving them sooner changes nothing.
 constexpr uint32_t kYoungShare = 32;
 // Lists looked at in an access for objects that grew into the next level, and moves for each.

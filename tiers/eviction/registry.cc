@@ -8,8 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "tiers/eviction/adaptive.h"
 #include "tiers/eviction/leaf_first.h"
 #include "tiers/eviction/policies.h"
+#include "tiers/eviction/window.h"
 
 namespace terrace {
 
@@ -22,7 +24,17 @@ struct Registered {
   Maker make;
 };
 
+// What is known about next uses before what is learned, and recency where what is learned misleads.
+std::unique_ptr<EvictionPolicy> NewDefault(const PolicyContext& context) {
+  const ShadowContest::Maker learned = NewHitDensityPolicy;
+  return NewWindow(
+      std::make_unique<AdaptivePolicy>(std::vector<ShadowContest::Maker>{learned, NewLruPolicy}),
+      learned, context);
+}
+
 constexpr Registered kPolicies[] = {
+    {{"default", "known next uses, then hit-density or LRU, whichever does better", false},
+     NewDefault},
     {{"lru", "least recently used", false}, [](const PolicyContext&) { return NewLruPolicy(); }},
     {{"arc", "adaptive replacement: recency and frequency, balanced by ghosts", false},
      NewArcPolicy},

@@ -308,7 +308,8 @@ PrefetchTarget PrefetchDriver::Target(uint64_t key_head) const {
   if (!mover_.Reachable(entry) || !layout_of_(entry)) return target;
   target.bytes = mover_.StoredBytes(entry);
   const uint64_t fetch_us = kReadLatencyUs + TransferUs(target.bytes);
-  target.stall_us = entry.cost_us != 0 ? std::min<uint64_t>(entry.cost_us, fetch_us) : fetch_us;
+  const uint64_t remake_us = mover_.RemakeUs(entry);
+  target.stall_us = remake_us != 0 ? std::min(remake_us, fetch_us) : fetch_us;
   const MemoryTier& host = *tenants_[entry.tenant].host;
   if (host.used_bytes() + entry.payload_bytes() > host.capacity_bytes()) {
     target.victim_loss_us =

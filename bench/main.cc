@@ -28,6 +28,7 @@ constexpr Suite kSuites[] = {
      RunLinks},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
     {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
+    {"hints", "a hinted prefix against one that was not; demand under useless hints", RunHints},
 };
 
 constexpr char kFooter[] = R"(Examples:

@@ -205,7 +205,8 @@ class StoreOperation {
 // What an engine expects to read, for Client::Hint. Views are borrowed for the call.
 struct ExpectedRead {
   HintKind kind = HintKind::kQueue;
-  // Names the reason among those of this Client: said again, it takes the place of what was said.
+  // Names the request among those of this Client. Said again with the same kind it takes the place
+  // of what was said; what several kinds say of one request counts together.
   uint64_t request_id = 0;
   uint32_t order = 0;        // place in the waiting queue, 0 is next; places may be shared
   uint64_t eta_us = 0;       // until its first byte is wanted, from now; 0: unknown
@@ -274,7 +275,7 @@ class Client {
   // in the report. Without a model: `keys` only, of any layout that somebody has registered.
   absl::StatusOr<HintReport> Hint(const Model& model, absl::Span<const ExpectedRead> reads);
   absl::StatusOr<HintReport> Hint(absl::Span<const ExpectedRead> reads);
-  // The requests are gone or were served. One that nothing was said of is refused: NotFound.
+  // The requests are gone. Those whose objects were acquired need not be withdrawn, nor harms it.
   absl::StatusOr<HintReport> Withdraw(absl::Span<const uint64_t> request_ids);
 
   // Opaque objects, for tests and load generators. Put: AlreadyExists; no bytes are

@@ -253,7 +253,7 @@ typedef struct {
 TERRACE_EXPORT int32_t terrace_hint(terrace_client* client, const terrace_model* model,
                                     const terrace_expected_read* reads, size_t count,
                                     terrace_hint_report* report);
-/* The requests are gone or were served. */
+/* The requests are gone. Unknown ones are fine. */
 TERRACE_EXPORT int32_t terrace_withdraw(terrace_client* client, const uint64_t* request_ids,
                                         size_t count, terrace_hint_report* report);
 

@@ -47,7 +47,7 @@ constexpr std::array<OptionKey, 4> kServerKeys = {{
      "auto tells systemd when the daemon is ready if NOTIFY_SOCKET is set; off never does."},
 }};
 
-constexpr std::array<OptionKey, 8> kLimitsKeys = {{
+constexpr std::array<OptionKey, 9> kLimitsKeys = {{
     {"max_sessions", IntegerField{TERRACE_MEMBER(limits.max_sessions), 1, 65536},
      "Clients connected at the same time."},
     {"max_keys_per_call", IntegerField{TERRACE_MEMBER(limits.max_keys_per_call), 1, 65536},
@@ -61,6 +61,10 @@ constexpr std::array<OptionKey, 8> kLimitsKeys = {{
     {"max_reservations_per_session",
      IntegerField{TERRACE_MEMBER(limits.max_reservations_per_session), 1, 1048576},
      "Stores one session may have begun and not yet committed."},
+    {"max_hints_per_session",
+     IntegerField{TERRACE_MEMBER(limits.max_hints_per_session), 1, 1048576},
+     "Objects one session may have announced and neither read nor withdrawn. About 150 bytes of "
+     "memory each."},
     {"max_layouts", IntegerField{TERRACE_MEMBER(limits.max_layouts), 1, 65536},
      "Object layouts (model geometries) the daemon keeps registered."},
     {"lease_ttl_s", IntegerField{TERRACE_MEMBER(limits.lease_ttl_s), 1, 86400},
@@ -167,6 +171,13 @@ constexpr std::array<OptionKey, 8> kPlacementKeys = {{
      "what is free."},
 }};
 
+constexpr std::array<OptionKey, 1> kPrefetchKeys = {{
+    {"enabled", BoolField{TERRACE_MEMBER(prefetch.enabled)},
+     "Whether objects that engines announce are brought from the NVMe tier to host memory before "
+     "they are asked for, where that is expected to pay. Without, hints decide only what stays. "
+     "Turn it off to keep all of a shared device for what is waited for."},
+}};
+
 constexpr std::array<OptionKey, 13> kTenantKeys = {{
     {"name", NameField{TERRACE_TENANT(name), 64},
      "Names the tenant in logs, metrics and stored records. Two tenants cannot share one.",
@@ -210,7 +221,7 @@ constexpr std::array<OptionKey, 13> kTenantKeys = {{
 #undef TERRACE_MEMBER
 #undef TERRACE_TENANT
 
-constexpr std::array<OptionSection, 7> kSections = {{
+constexpr std::array<OptionSection, 8> kSections = {{
     {"server", "The daemon itself.", false, kServerKeys},
     {"limits",
      "What one client may ask for. Past a limit the caller is told \"resource exhausted\" at once "
@@ -224,6 +235,7 @@ constexpr std::array<OptionSection, 7> kSections = {{
      "compete: what is expected to cost the most time a byte, if it were gone, stays. The floors "
      "must fit together.",
      false, kPlacementKeys},
+    {"prefetch", "Moving objects up by the hints of engines.", false, kPrefetchKeys},
     {"tenants",
      "Who may connect, decided by the user id the kernel reports for the peer. Without any, the "
      "user that runs the daemon is the only tenant, \"default\". Tenants share no keys and no "

@@ -37,6 +37,7 @@ struct LimitsSection {
   Size max_message_bytes = Size::Bytes(uint64_t{64} << 20);
   uint64_t max_leases_per_session = 1024;
   uint64_t max_reservations_per_session = 1024;
+  uint64_t max_hints_per_session = 65536;
   uint64_t max_layouts = 1024;
   uint64_t lease_ttl_s = 60;        // of a lease that names no time limit
   uint64_t max_lease_ttl_s = 3600;  // longer requests are cut to this
@@ -112,6 +113,13 @@ struct OptionalKindLimit {
   friend bool operator==(const OptionalKindLimit&, const OptionalKindLimit&) = default;
 };
 
+// Bringing objects up before they are asked for, by the hints of engines.
+struct PrefetchSection {
+  bool enabled = true;  // false: hints steer eviction only
+
+  friend bool operator==(const PrefetchSection&, const PrefetchSection&) = default;
+};
+
 struct TenantOptions {
   std::string name;
   std::vector<uint32_t> uids;  // peers with these uids are this tenant
@@ -137,6 +145,7 @@ struct Options {
   NvmeSection nvme;
   CodecSection codec;
   PlacementSection placement;
+  PrefetchSection prefetch;
   std::vector<TenantOptions> tenants;  // empty until resolved: "default" with the daemon's uid
 
   friend bool operator==(const Options&, const Options&) = default;

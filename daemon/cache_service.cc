@@ -39,7 +39,9 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
                if (Session* session = sessions_.Find(waiter.session)) {
                  session->board.Publish(waiter.slot, word);
                }
-             }) {
+             }),
+      prefetch_(options, catalog_, tenants, mover_, metrics_,
+                [this](const Entry& entry) { return LayoutOf(entry); }) {
   const uint64_t nvme_bytes = nvme == nullptr ? 0 : options.nvme.capacity.bytes;
   for (const Tenant& tenant : tenants_) {
     const uint64_t largest = std::max(tenant.host->max_capacity_bytes(), nvme_bytes);
@@ -58,6 +60,7 @@ void CacheService::Tick() {
   }
   for (Demand& demand : demand_) demand.Tick(now_us);
   mover_.Tick();
+  prefetch_.Tick();
 }
 
 // --- sessions -----------------------------------------------------------------------------------
@@ -135,6 +138,7 @@ void CacheService::CloseSession(SessionId id) {
     EndLease(*session, lease);
   }
   for (const auto& [reservation_id, object] : session->reservations) DropReservation(object);
+  prefetch_.SessionClosed(id);
   sessions_.Close(id);
 }
 
@@ -179,6 +183,7 @@ absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout
     return Limit(absl::StrCat("limits.max_layouts = ", options_.limits.max_layouts, " reached"));
   }
   layout_fingerprints_.push_back(catalog_.InternFingerprint(layout.fingerprint));
+  layout_by_fingerprint_.emplace(layout_fingerprints_.back(), layouts_.size());
   layouts_.push_back(std::move(layout));
   const auto layout_id = static_cast<uint32_t>(layouts_.size() - 1);
   if (geometry && transcoder_ != nullptr) {
@@ -428,6 +433,13 @@ absl::Status CacheService::CheckAcquirable(const Entry& entry, const ObjectLayou
       absl::StrCat(entry.key.ToHex(), " was stored with another layout"));
 }
 
+std::optional<uint32_t> CacheService::LayoutOf(const Entry& entry) const {
+  const auto found = layout_by_fingerprint_.find(entry.fingerprint);
+  if (found == layout_by_fingerprint_.end()) return std::nullopt;
+  return CheckAcquirable(entry, layouts_[found->second]).ok() ? std::optional(found->second)
+                                                              : std::nullopt;
+}
+
 AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
                                        const AcquireOptions& options, uint64_t batch,
                                        Lease& lease) {
@@ -470,6 +482,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
       result.part_crcs.assign(crcs.begin(), crcs.end());
     }
   } else {
+    mover_.Hasten(id, static_cast<IoPriority>(options.priority), batch);
     mover_.Join(id, {session.id, *slot});
   }
   mover_.Touched(id);
@@ -500,6 +513,7 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
     return Limit(absl::StrCat(
         "limits.max_leases_per_session = ", options_.limits.max_leases_per_session, " reached"));
   }
+  prefetch_.Demanded(id, keys);
   AcquireReply reply;
   Lease lease;
   const uint64_t batch = ++last_batch_;
@@ -510,6 +524,7 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
   Placement& placement = *tenants_[(*session)->tenant].placement;
   for (auto leased = lease.objects.rbegin(); leased != lease.objects.rend(); ++leased) {
     placement.Used(leased->object);
+    prefetch_.Touched(leased->object);
   }
   if (lease.objects.empty()) return reply;
   lease.deadline_us = DeadlineUs(options.ttl_ms);
@@ -554,6 +569,20 @@ absl::StatusOr<uint64_t> CacheService::Renew(SessionId id, uint64_t lease_id, ui
   it->second.deadline_us = DeadlineUs(ttl_ms);
   sessions_.TrackDeadline(it->second.deadline_us, id, lease_id);
   return it->second.deadline_us;
+}
+
+// --- hints --------------------------------------------------------------------------------------
+
+absl::StatusOr<std::vector<HintResult>> CacheService::Hint(SessionId id,
+                                                           absl::Span<const HintItem> hints) {
+  absl::StatusOr<Session*> session = Get(id, "hint");
+  if (!session.ok()) return session.status();
+  for (const HintItem& hint : hints) {
+    if (hint.layout_id == kAnyLayout) continue;
+    absl::StatusOr<const ObjectLayout*> layout = GetLayout(hint.layout_id);
+    if (!layout.ok()) return layout.status();
+  }
+  return prefetch_.Hint(id, (*session)->tenant, hints);
 }
 
 }  // namespace terrace

@@ -14,6 +14,7 @@
 #include "daemon/live_options.h"
 #include "daemon/metrics.h"
 #include "daemon/mover.h"
+#include "daemon/prefetch/driver.h"
 #include "daemon/session.h"
 #include "daemon/tenant.h"
 #include "transport/service.h"
@@ -79,6 +80,7 @@ class CacheService final : public Service {
   absl::StatusOr<Session*> Get(SessionId session, const char* call);
   absl::StatusOr<const ObjectLayout*> GetLayout(uint32_t layout_id) const;
   absl::Status CheckKeyCount(size_t count);
+  std::optional<uint32_t> LayoutOf(const Entry& entry) const;
   absl::Status CheckAcquirable(const Entry& entry, const ObjectLayout& layout) const;
   ReserveResult ReserveOne(Session& session, uint32_t layout_id, const ReserveItem& item);
   absl::Status CommitOne(Session& session, const CommitItem& item);
@@ -110,8 +112,10 @@ class CacheService final : public Service {
   SessionTable sessions_;
   std::vector<ObjectLayout> layouts_;
   std::vector<uint32_t> layout_fingerprints_;  // interned, by layout id
-  std::unique_ptr<Transcoder> transcoder_;     // where there is an NVMe tier
+  absl::flat_hash_map<uint32_t, uint32_t> layout_by_fingerprint_;
+  std::unique_ptr<Transcoder> transcoder_;  // where there is an NVMe tier
   Mover mover_;
+  PrefetchDriver prefetch_;
   std::vector<Demand> demand_;  // by tenant
   uint64_t last_batch_ = 0;
   uint64_t lease_count_ = 0;

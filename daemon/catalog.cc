@@ -38,6 +38,11 @@ ObjectId Catalog::Find(const ObjectKey& key) const {
   return it == by_key_.end() ? kNoObject : *it;
 }
 
+ObjectId Catalog::FindByHead(uint64_t key_head) const {
+  auto it = by_key_.find(key_head);
+  return it == by_key_.end() ? kNoObject : *it;
+}
+
 void Catalog::Reserve(uint64_t objects) {
   by_key_.reserve(objects);
   first_child_.reserve(objects);

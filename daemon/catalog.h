@@ -98,6 +98,8 @@ class Catalog {
 
   // kNoObject when absent. Reserved entries are found too: check visible().
   ObjectId Find(const ObjectKey& key) const;
+  // The same by ObjectKey::Head64, of which a stranger's key may have the same.
+  ObjectId FindByHead(uint64_t key_head) const;
   // A new entry for `key`, in state kReserved, indexed. Requires that the key is absent.
   ObjectId Insert(const ObjectKey& key);
   // The same, but kNoObject when the key is there.
@@ -134,6 +136,7 @@ class Catalog {
     const Catalog* catalog;
     size_t operator()(ObjectId id) const { return catalog->at(id).key.Head64(); }
     size_t operator()(const ObjectKey& key) const { return key.Head64(); }
+    size_t operator()(uint64_t head) const { return head; }
   };
   struct KeyEqual {
     using is_transparent = void;
@@ -141,6 +144,8 @@ class Catalog {
     bool operator()(ObjectId a, ObjectId b) const { return a == b; }
     bool operator()(ObjectId a, const ObjectKey& b) const { return catalog->at(a).key == b; }
     bool operator()(const ObjectKey& a, ObjectId b) const { return catalog->at(b).key == a; }
+    bool operator()(ObjectId a, uint64_t b) const { return catalog->at(a).key.Head64() == b; }
+    bool operator()(uint64_t a, ObjectId b) const { return catalog->at(b).key.Head64() == a; }
   };
   // First child of each parent, found by the parent's head.
   struct ParentHash {

@@ -32,6 +32,11 @@ struct Metrics {
   uint64_t encoded_objects = 0;                        // of them not as they are
   uint64_t encoded_bytes = 0, encoded_from_bytes = 0;  // stored, of so much
   uint64_t decoded_objects = 0, decoded_bytes = 0;     // for a lease
+  uint64_t hint_calls = 0;
+  uint64_t hint_keys = 0;       // announced
+  uint64_t hint_refused = 0;    // hints past a limit, in part or whole
+  uint64_t hint_withdrawn = 0;  // requests, by their session or its end
+  uint64_t hint_lapsed = 0;     // past their deadline, or forgotten by their engine
   uint64_t evicted_host = 0;
   uint64_t evicted_unwritten = 0;               // of those, never durable
   uint64_t resizes = 0;                         // of a tier or a tenant's part, asked for and begun

@@ -170,7 +170,6 @@ void Mover::Published(ObjectId id) {
   remake_models_[entry.fingerprint].Observe(entry.host->position, entry.token_count, entry.cost_us);
   ++tenants_[entry.tenant].host_objects;
   EnterHost(id);
-  if (listener_ != nullptr) listener_->Entered(id);
   OfferToNvme(id);
 }
 
@@ -211,6 +210,7 @@ void Mover::EnterHost(ObjectId id) {
   }
   resident.loss = LossOf(entry);
   tenants_[entry.tenant].placement->Entered(id, resident);
+  if (listener_ != nullptr) listener_->Entered(id);
 }
 
 void Mover::Reprice(ObjectId id) {
@@ -392,7 +392,6 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
     ++tenants_[entry.tenant].host_objects;
     if (entry.state != EntryState::kDead) {
       EnterHost(id);
-      if (listener_ != nullptr) listener_->Entered(id);
     }
     word = MakeReadyWord(ReadyState::kReady, host.part_count);
   } else {
@@ -400,8 +399,9 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
     word = MakeReadyWord(ReadyState::kFailed, loading.parts_ready);
   }
   for (const Waiter& waiter : loading.waiters) publish_(waiter, word);
-  if (listener_ != nullptr) listener_->LoadEnded(id, meta.status());
+  const ObjectKey key = entry.key;
   ReleaseIfGone(id);
+  if (listener_ != nullptr) listener_->LoadEnded(key, meta.status());
 }
 
 void Mover::LoadFailed(ObjectId id, const Loading& loading, const absl::Status& status) {

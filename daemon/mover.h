@@ -40,8 +40,8 @@ class HostListener {
   virtual ~HostListener() = default;
   virtual void Entered(ObjectId id) = 0;  // the eviction policy knows it from here on
   virtual void Left(ObjectId id) = 0;     // it was complete until now
-  // A promotion ended; what it leaves behind is still there.
-  virtual void LoadEnded(ObjectId id, const absl::Status& status) = 0;
+  // A promotion ended. Whatever the mover does for it is done: it may be called.
+  virtual void LoadEnded(const ObjectKey& key, const absl::Status& status) = 0;
 };
 
 class Mover {

@@ -92,6 +92,8 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   auto own = metrics_.List();
   reply.counters.insert(reply.counters.begin(), own.begin(), own.end());
   reply.counters.emplace_back("shrink_pending_bytes", excess_bytes);
+  const auto prefetched = prefetch_.Counters();
+  reply.counters.insert(reply.counters.end(), prefetched.begin(), prefetched.end());
   reply.counters.emplace_back("pending_write_objects", mover_.pending_objects());
   reply.counters.emplace_back("pending_write_bytes", mover_.pending_bytes());
   return reply;
@@ -213,10 +215,6 @@ absl::StatusOr<VerifyReply> CacheService::Verify(SessionId id, uint64_t cursor) 
   }
   progress.has_step = false;
   return std::exchange(progress.step, VerifyReply{});
-}
-
-absl::StatusOr<std::vector<HintResult>> CacheService::Hint(SessionId, absl::Span<const HintItem>) {
-  return absl::UnimplementedError("hint: this daemon takes none");
 }
 
 }  // namespace terrace

@@ -145,7 +145,8 @@ inline constexpr uint64_t kMaxHintAheadUs = uint64_t{24} * 3600 * 1000 * 1000;  
 
 struct HintItem {
   HintKind kind = HintKind::kQueue;
-  // Names the reason within the session; a later hint with the same id replaces this one.
+  // Names the reason within the session: a later hint of the kind takes the place of this one, and
+  // hints of several kinds with one id are about one request.
   uint64_t request_id = 0;
   uint32_t order = 0;        // place in the queue, 0 is served next; places may be shared
   uint64_t eta_us = 0;       // until the first key is wanted, from now; 0: unknown
@@ -155,8 +156,8 @@ struct HintItem {
   absl::Span<const ObjectKey> keys;  // in order of need; borrowed for the call; none to withdraw
 };
 struct HintResult {
-  // InvalidArgument: layout. NotFound: nothing to withdraw. ResourceExhausted:
-  // limits.max_hints_per_session; the leading `accepted` keys were taken all the same.
+  // ResourceExhausted: limits.max_hints_per_session, the leading `accepted` keys were taken all the
+  // same; or more than the daemon keeps of all sessions. To withdraw what is unknown is no error.
   absl::Status status;
   uint32_t accepted = 0;  // keys from now on expected, stored already or not
 };

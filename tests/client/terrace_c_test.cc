@@ -89,6 +89,48 @@ class CAbiTest : public testing::Test {
   std::vector<uint32_t> tokens_;
 };
 
+TEST_F(CAbiTest, HintsByTokensAndByKeys) {
+  StoreTokens();
+  uint8_t keys[2 * TERRACE_KEY_BYTES] = {1};
+  terrace_expected_read reads[2] = {};
+  reads[0].struct_size = reads[1].struct_size = sizeof reads[0];
+  reads[0].request_id = 1;
+  reads[0].confidence = 1;
+  reads[0].tokens = tokens_.data();
+  reads[0].token_count = tokens_.size();
+  reads[1].request_id = 2;
+  reads[1].kind = TERRACE_HINT_EXPERTS;
+  reads[1].confidence = 0.5f;
+  reads[1].keys = keys;
+  reads[1].key_count = 2;
+  terrace_hint_report report{};
+  ASSERT_EQ(terrace_hint(client_, model_, reads, 2, &report), TERRACE_OK) << terrace_last_error();
+  EXPECT_EQ(report.accepted, 2u);
+  EXPECT_EQ(report.refused, 0u);
+  EXPECT_EQ(report.keys, 4u);
+  EXPECT_EQ(report.why, TERRACE_OK);
+  char* text = nullptr;
+  ASSERT_EQ(terrace_status_json(client_, &text), TERRACE_OK);
+  EXPECT_THAT(std::string(text), HasSubstr("\"hint_expected_objects\":4"));
+  terrace_free(text);
+  const uint64_t ids[] = {1, 2, 3};
+  ASSERT_EQ(terrace_withdraw(client_, ids, 3, &report), TERRACE_OK);
+  EXPECT_EQ(report.accepted, 3u);
+
+  EXPECT_EQ(terrace_hint(client_, nullptr, reads, 2, nullptr), TERRACE_INVALID_ARGUMENT);
+  EXPECT_THAT(terrace_last_error(), HasSubstr("reads[0].tokens: need a model"));
+  EXPECT_EQ(terrace_hint(client_, nullptr, reads + 1, 1, nullptr), TERRACE_OK);
+  reads[1].kind = 4;
+  EXPECT_EQ(terrace_hint(client_, model_, reads, 2, nullptr), TERRACE_INVALID_ARGUMENT);
+  EXPECT_THAT(terrace_last_error(), HasSubstr("reads.kind: 4; expected 0 .. 3"));
+  reads[1].struct_size = 8;
+  EXPECT_EQ(terrace_hint(client_, model_, reads, 2, nullptr), TERRACE_INVALID_ARGUMENT);
+  EXPECT_THAT(terrace_last_error(), HasSubstr("reads.struct_size: 8"));
+  EXPECT_EQ(terrace_hint(client_, model_, nullptr, 1, nullptr), TERRACE_INVALID_ARGUMENT);
+  EXPECT_EQ(terrace_hint(client_, nullptr, nullptr, 0, nullptr), TERRACE_OK);
+  EXPECT_EQ(terrace_withdraw(nullptr, ids, 3, nullptr), TERRACE_INVALID_ARGUMENT);
+}
+
 TEST_F(CAbiTest, StoreMatchLoad) {
   StoreTokens();
   terrace_match* match = nullptr;

@@ -522,7 +522,7 @@ class Client(_Handle):
         return hints.report_of(report)
 
     def withdraw(self, request_ids: Sequence[int]) -> hints.HintReport:
-        """Those requests are gone or were served. Unknown ones count as refused."""
+        """Those requests are gone. Unknown ones are fine."""
         ids = [_u64("request_ids", request_id) for request_id in request_ids]
         report = _capi.HintReport()
         call("terrace_withdraw", self._h, (c.c_uint64 * len(ids))(*ids), len(ids), c.byref(report))

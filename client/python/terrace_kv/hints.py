@@ -17,7 +17,7 @@ KINDS = {"queue": 0, "documents": 1, "session": 2, "experts": 3}
 @dataclasses.dataclass(frozen=True)
 class ExpectedRead:
     """One reason to read something soon: give `tokens` (a prompt) or `keys` (objects, in order of
-    need). A second one with the same `request_id` takes the place of the first."""
+    need). A second one with the same `request_id` and kind takes the place of the first."""
 
     request_id: int
     tokens: Sequence[int] | np.ndarray | None = None

@@ -140,5 +140,33 @@ TEST(ResolveOptions, AnUnusableNvmeDirectoryIsNamed) {
   EXPECT_THAT(ErrorOf(options), HasSubstr("nvme.directory"));
 }
 
+TEST(ResolveOptions, TenantsTakeThePlacementTheyDoNotSet) {
+  Options options = Concrete();
+  options.placement.limits[0].floor = Size::Percent(25);
+  options.placement.limits[1].ceiling = Size::Bytes(8 * kMiB);
+  options.tenants = {{.name = "a", .uids = {1}}, {.name = "b", .uids = {2}}};
+  options.tenants[1].limits[0].floor = Size::Percent(50);
+  const auto resolved = ResolveOptions(options);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  const KindLimits a = resolved->tenants[0].Limits(), b = resolved->tenants[1].Limits();
+  EXPECT_EQ(a[0].floor, Size::Percent(25));  // of whatever the tenant has
+  EXPECT_EQ(b[0].floor, Size::Percent(50));
+  EXPECT_EQ(a[1].ceiling, Size::Bytes(8 * kMiB));
+  EXPECT_EQ(a[2].ceiling, Size::Percent(100));
+}
+
+TEST(ResolveOptions, FloorsFitAndAreBelowTheirCeilings) {
+  Options options = Concrete();
+  options.placement.limits[0].floor = Size::Percent(60);
+  options.placement.limits[3].floor = Size::Percent(40);
+  EXPECT_EQ(ErrorOf(options), "accepted");
+  options.placement.limits[2].floor = Size::Percent(1);
+  EXPECT_THAT(ErrorOf(options), HasSubstr("tenants[0].opaque_floor"));
+  options.placement.limits[2].floor = Size::Bytes(0);
+  options.placement.limits[0].ceiling = Size::Bytes(4 * kMiB);
+  EXPECT_THAT(ErrorOf(options), HasSubstr("tenants[0].kv_floor"));
+  EXPECT_THAT(ErrorOf(options), HasSubstr("kv_ceiling (4MiB"));
+}
+
 }  // namespace
 }  // namespace terrace

@@ -57,7 +57,7 @@ class LfruPolicy final : public EvictionPolicy {
       const Entry& entry = entries_[*victim];
       ghosts_.Add(entry.key_head, 0, entry.uses);
       Forget(*victim);
-      ghosts_.TrimTo(std::max(kLeastGhosts, tracked_));
+      ghosts_.TrimTo(MostGhosts(tracked_));
     }
     return victim;
   }

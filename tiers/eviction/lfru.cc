@@ -4,7 +4,6 @@
 // The score is uses / (age + kAge), both counted in accesses. It changes with time, but ids of
 // equal uses keep their order: there is a list for each number of uses up to 255, and a victim is
 // the best of the lists' oldest. Uses are remembered, under the key, when an object leaves.
-#include <algorithm>
 #include <vector>
 
 #include "tiers/eviction/ghosts.h"

@@ -29,6 +29,7 @@ constexpr Suite kSuites[] = {
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
     {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
     {"hints", "a hinted prefix against one that was not; demand under useless hints", RunHints},
+    {"policy", "eviction policies at 1,000,000 objects against a bare linked list", RunPolicy},
 };
 
 constexpr char kFooter[] = R"(Examples:

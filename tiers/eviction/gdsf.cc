@@ -57,7 +57,7 @@ class GdsfScorer {
     if (!evicted) return;
     clock_ = std::max(clock_, score);
     ghosts_.Add(state.key_head, 0, state);
-    ghosts_.TrimTo(std::max(kLeastGhosts, tracked_));
+    ghosts_.TrimTo(MostGhosts(tracked_));
   }
 
  private:

@@ -3,6 +3,7 @@
 // with one head share a ghost, which costs a wrong guess. Calls are O(1), amortised over growth.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <optional>
@@ -105,8 +106,8 @@ class Ghosts {
 
 struct NoValue {};  // of ghosts that are only remembered to have been
 
-// How many a policy may always have, however few objects there are: of a cache that holds a few
-// percent of a model's experts, the past of all of them. About 3 MiB.
-inline constexpr uint32_t kLeastGhosts = 65536;
+// How many a policy keeps that counts them: of half as many objects as it tracks, and always 65,536
+// (about 3 MiB), so that a cache of a few percent of a model's experts knows the past of all.
+inline uint32_t MostGhosts(uint32_t tracked) { return std::max(uint32_t{65536}, tracked / 2); }
 
 }  // namespace terrace

@@ -81,7 +81,7 @@ class LenuPolicy final : public EvictionPolicy {
     if (victim) {
       ghosts_.Add(entries_[*victim].key_head, 0, entries_[*victim].past);
       Forget(*victim);
-      ghosts_.TrimTo(std::max(kLeastGhosts, tracked_));
+      ghosts_.TrimTo(MostGhosts(tracked_));
     }
     return victim;
   }

@@ -4,7 +4,6 @@
 // The score is uses / (age + kAge), both counted in accesses. It changes with time, but ids of
 // equal uses keep their order: there is a list for each number of uses up to 255, and a victim is
 // the best of the lists' oldest. Uses are remembered, under the key, when an object leaves.
-#include <algorithm>
 #include <vector>
 
 #include "tiers/eviction/ghosts.h"
@@ -57,7 +56,7 @@ class LfruPolicy final : public EvictionPolicy {
       const Entry& entry = entries_[*victim];
       ghosts_.Add(entry.key_head, 0, entry.uses);
       Forget(*victim);
-      ghosts_.TrimTo(std::max(kLeastGhosts, tracked_));
+      ghosts_.TrimTo(MostGhosts(tracked_));
     }
     return victim;
   }

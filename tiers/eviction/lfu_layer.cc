@@ -65,7 +65,7 @@ class LfuLayerPolicy final : public EvictionPolicy {
       if (id) {
         ghosts_.Add(entries_[*id].key_head, 0, heap.KeyOf(*id).count);
         Forget(*id);
-        ghosts_.TrimTo(std::max(kLeastGhosts, tracked_));
+        ghosts_.TrimTo(MostGhosts(tracked_));
         return id;
       }
       refused[*fullest] = 1;

@@ -35,9 +35,9 @@ std::unique_ptr<EvictionPolicy> NewLfruPolicy();
 // O(layers + log n + refused log refused).
 std::unique_ptr<EvictionPolicy> NewLfuLayerPolicy(const PolicyContext& context);
 
-// Of experts, latest expected next use. O(1), an eviction O(layers + experts of the layers used since
-// the last one), a thousand of a layer at most; when its first choice is refused, of all layers, and
-// O(refused).
+// Of experts, latest expected next use. O(1), an eviction O(layers + experts of the layers used
+// since the last one), a thousand of a layer at most; when its first choice is refused, of all
+// layers, and O(refused).
 std::unique_ptr<EvictionPolicy> NewLenuPolicy(const PolicyContext& context);
 
 // Succinct predictions: one bit a use, as a hint of kNeverUsed. O(1), an eviction O(1 + refused)

@@ -1,6 +1,5 @@
 #include "tiers/eviction/registry.h"
 
-#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>

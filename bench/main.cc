@@ -26,6 +26,7 @@ constexpr Suite kSuites[] = {
     {"codec", "encoding and decoding KV on one core against memcpy", RunCodec},
     {"links", "a prefix through slower links: the daemon's choice of codec against each one",
      RunLinks},
+    {"replay", "traces through the eviction policies against splitting their lines", RunReplay},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
     {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
     {"hints", "a hinted prefix against one that was not; demand under useless hints", RunHints},

@@ -44,6 +44,7 @@ absl::StatusOr<std::vector<Row>> RunTtft(const Context& context);
 absl::StatusOr<std::vector<Row>> RunNvme(const Context& context);
 absl::StatusOr<std::vector<Row>> RunRestart(const Context& context);
 absl::StatusOr<std::vector<Row>> RunEndurance(const Context& context);
+absl::StatusOr<std::vector<Row>> RunResize(const Context& context);
 absl::StatusOr<std::vector<Row>> RunMrc(const Context& context);
 
 // One measured pair, in the row's unit.

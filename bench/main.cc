@@ -27,6 +27,8 @@ constexpr Suite kSuites[] = {
     {"links", "a prefix through slower links: the daemon's choice of codec against each one",
      RunLinks},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
+    {"resize", "reading while the host tier shrinks and grows, against before; a flooding tenant",
+     RunResize},
     {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
 };
 

@@ -28,6 +28,8 @@ constexpr Suite kSuites[] = {
      RunLinks},
     {"replay", "traces through the eviction policies against splitting their lines", RunReplay},
     {"endurance", "bytes written to the device while a real trace is replayed", RunEndurance},
+    {"resize", "reading while the host tier shrinks and grows, against before; a flooding tenant",
+     RunResize},
     {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
     {"hints", "a hinted prefix against one that was not; demand under useless hints", RunHints},
     {"policy", "eviction policies at 1,000,000 objects against a bare linked list", RunPolicy},

@@ -42,6 +42,7 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
              }),
       prefetch_(options, catalog_, tenants, mover_, metrics_,
                 [this](const Entry& entry) { return LayoutOf(entry); }) {
+  if (options.host.sharing == "fair") mover_.ShareFairly();
   const uint64_t nvme_bytes = nvme == nullptr ? 0 : options.nvme.capacity.bytes;
   for (const Tenant& tenant : tenants_) {
     const uint64_t largest = std::max(tenant.host->max_capacity_bytes(), nvme_bytes);

@@ -127,6 +127,10 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, u
       retry_after_ms = kGrowRetryMs;
       return absl::ResourceExhaustedError("host tier is growing");
     }
+    if (AwaitsShare(tenant, bytes)) {
+      retry_after_ms = kWriteRetryMs;
+      return absl::ResourceExhaustedError("memory that was lent is on its way back");
+    }
     auto victim = tenant.placement->VictimFor(
         kind, [&](PolicyId id) { return Evictable(id) && may_leave(id); });
     if (!victim) {
@@ -476,6 +480,7 @@ uint32_t Mover::FetchUs(uint64_t stored_bytes) const {
 
 void Mover::Tick() {
   for (uint16_t tenant = 0; tenant < tenants_.size(); ++tenant) ShrinkHost(tenant);
+  if (fair_) ShareHost();
   if (nvme_ == nullptr) return;
   nvme_->Tick();
   for (uint16_t tenant = 0; tenant < tenants_.size(); ++tenant) {

@@ -125,6 +125,10 @@ class Mover {
   // From now on; a smaller one is reached step by step, Tick by Tick: evicting in policy order,
   // then moving what is left. What is leased stays where it is until the lease ends.
   absl::Status ResizeHost(uint16_t tenant, uint64_t bytes);
+  // Whether tenants may use what others leave of their part (host.sharing). Once, before serving.
+  void ShareFairly() { fair_ = true; }
+  // What the tenant's own part is from now on; ends what it lent and borrowed.
+  absl::Status SetHostShare(uint16_t tenant, uint64_t bytes);
   // What the tenant's records may take from now on, UINT64_MAX: no limit of its own. Its own
   // records give way, those longest unused first.
   void SetNvmeQuota(uint16_t tenant, uint64_t bytes);
@@ -152,6 +156,11 @@ class Mover {
   void Reprice(ObjectId id);  // its record came or went
   void EvictHostCopy(ObjectId id);
   void ShrinkHost(uint16_t tenant);
+  // fair_share.cc
+  bool AwaitsShare(Tenant& tenant, uint64_t bytes);
+  void ShareHost();
+  void PayBack(uint16_t tenant, uint64_t& unused_bytes, uint64_t& returning_bytes);
+  void Lend(uint16_t tenant, uint64_t& unused_bytes, uint64_t returning_bytes);
   bool EvictForShrink(Tenant& tenant, uint64_t& budget);
   void MoveStrays(uint16_t tenant, uint64_t evict_budget);
   bool StartMove(ObjectId id);
@@ -199,6 +208,7 @@ class Mover {
   uint64_t queued_objects_ = 0;  // entries still marked queued; the deque may hold stale ids
   uint64_t queued_bytes_ = 0;
   bool feeding_ = false;
+  bool fair_ = false;
   uint64_t writing_objects_ = 0;
   uint64_t writing_bytes_ = 0;
   const uint64_t max_writing_bytes_;

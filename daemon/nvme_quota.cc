@@ -51,6 +51,7 @@ bool Mover::KeepNvmeQuota(uint16_t tenant_index, uint64_t more_bytes, uint32_t m
     ++metrics_.dropped_quota;
     nvme_->Erase(catalog_.at(*victim).record);
     LoseRecord(*victim);
+    Reprice(*victim);
     ReleaseIfGone(*victim);
   }
   return true;

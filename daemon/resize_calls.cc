@@ -79,7 +79,7 @@ absl::Status CacheService::Apply(LiveOptions::Change change) {
     if (!status.ok()) return status;
   }
   for (size_t i = 0; i < tenants_.size(); ++i) {
-    mover_.ResizeHost(static_cast<uint16_t>(i), to.tenants[i].host_capacity->bytes).IgnoreError();
+    mover_.SetHostShare(static_cast<uint16_t>(i), to.tenants[i].host_capacity->bytes).IgnoreError();
   }
   for (size_t i = 0; i < tenants_.size(); ++i) {
     const std::optional<Size>& quota = to.tenants[i].nvme_capacity;

@@ -110,6 +110,7 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     auto arena = MemoryTier::Create(std::move(host), post);
     if (!arena.ok()) return arena.status();
     tenant.host = *std::move(arena);
+    tenant.host_share_bytes = tenant.host->capacity_bytes();
     PolicyContext context;
     context.capacity_bytes = tenant.host->capacity_bytes();
     context.now = MonotonicUs;

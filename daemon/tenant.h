@@ -31,6 +31,10 @@ struct Tenant {
   std::unique_ptr<Placement> placement;  // what stays in it
   uint64_t host_objects = 0;
   HostShrink shrink;
+  // Its own part of host memory. With fair sharing the arena may be larger, borrowing, or smaller.
+  uint64_t host_share_bytes = 0;
+  uint64_t host_wanted_bytes = 0;      // asked for since the last tick when there was no room
+  uint64_t awaits_share_since_us = 0;  // what others borrowed of its part; 0: it does not
 
   // What its records take, what those being written will, and the most that both may.
   uint64_t nvme_bytes = 0, nvme_writing_bytes = 0;

@@ -76,6 +76,7 @@ class MemoryTier {
   uint8_t* At(const Extent& extent) const { return memory_.data() + extent.offset; }
   int fd() const { return memory_.fd(); }
   uint64_t capacity_bytes() const { return capacity_bytes_; }
+  uint64_t headroom_bytes() const { return options_.headroom_bytes; }
   uint64_t max_capacity_bytes() const { return memory_.size_bytes(); }  // what clients map
   // [0, populated) of the memfd is used, or may be.
   uint64_t populated_bytes() const { return allocator_.limit_bytes(); }

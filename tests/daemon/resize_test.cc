@@ -41,6 +41,18 @@ class ResizeTest : public ServiceFixture {
     return reply.value_or(ResizeReply{});
   }
 
+  // One try; false when there was no room.
+  bool TryStore(SessionId session, const ObjectKey& key, uint32_t tokens) {
+    const uint32_t layout = *service_->RegisterLayout(session, layout_, std::nullopt);
+    ReserveItem item;
+    item.key = key;
+    item.token_count = tokens;
+    const ReserveResult result = (*service_->Reserve(session, layout, {&item, 1}))[0];
+    if (!result.status.ok()) return false;
+    const CommitItem commit{result.reservation_id, {1, 2}, {}};
+    return (*service_->Commit(session, {&commit, 1}))[0].ok();
+  }
+
   bool Holds(const AcquireResult& leased, uint8_t tag) {
     const uint8_t* payload = Memory(0, leased.offset);
     for (const PartSpan& part : layout_.Parts(leased.token_count, 0)) {
@@ -85,7 +97,7 @@ TEST_F(ResizeTest, AShrinkKeepsWhatIsLeasedWhereItIsAndMovesWhatIsLeft) {
   uint32_t kept = 0;
   for (uint32_t i = 0; i < 40; ++i) {
     const AcquireReply reply = AcquireKey(session, Numbered(i));
-    if (!reply.results[0].status.ok()) continue;
+    if (!reply.results[0].status.ok() || reply.results[0].source != TierId::kHost) continue;
     ++kept;
     EXPECT_LT(reply.results[0].offset, 8 * kMiB);
     EXPECT_TRUE(Holds(reply.results[0], static_cast<uint8_t>(i))) << i;
@@ -196,6 +208,38 @@ TEST_F(ResizeTest, ATenantOverItsNvmePartLosesItsOwnRecordsOnly) {
   ASSERT_TRUE(service_->Resize(admin, {"nvme", "alice", 8 * kMiB}).ok());
   ASSERT_TRUE(TickUntil([&] { return tenants_[0].nvme_bytes <= 8 * kMiB; }));
   EXPECT_TRUE(service_->Resize(admin, {"nvme", "alice", 0})->done);
+}
+
+TEST_F(ResizeTest, FairSharingLendsAndGivesBackBeforeTheOwnerEvicts) {
+  Stop();
+  options_.host.sharing = "fair";
+  options_.host.headroom = Size::Bytes(4 * kMiB);
+  Start();
+  const SessionId alice = Connect(1), bob = Connect(2);
+  const auto within = [&] {
+    uint64_t there = 0;
+    for (const Tenant& tenant : tenants_) {
+      there += tenant.host->capacity_bytes() + tenant.host->excess_bytes();
+    }
+    return there <= 64 * kMiB;
+  };
+  // Alice has half, and uses more while Bob leaves his half.
+  uint32_t stored = 0;
+  ASSERT_TRUE(TickUntil([&] {
+    EXPECT_TRUE(within());
+    if (TryStore(alice, Numbered(stored), 256)) ++stored;
+    return tenants_[0].host->used_bytes() > 44 * kMiB;
+  })) << stored;
+  EXPECT_LT(tenants_[1].host->capacity_bytes(), 32 * kMiB);
+  // Bob gets all of his half as he needs it, and loses nothing meanwhile.
+  uint32_t own = 0;
+  ASSERT_TRUE(TickUntil([&] {
+    EXPECT_TRUE(within());
+    if (TryStore(bob, Numbered(1000 + own), 256)) ++own;
+    return own == 36;  // 27 MiB
+  })) << own;
+  EXPECT_EQ(tenants_[1].host_objects, 36u);
+  EXPECT_LE(tenants_[0].host->used_bytes(), 36 * kMiB);
 }
 
 }  // namespace

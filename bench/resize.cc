@@ -1,0 +1,338 @@
+// resize: what reading costs while the host tier shrinks from 4 GiB to 1 GiB and grows back,
+// against the same load before; and what a tenant that floods the tiers costs another one.
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "bench/bench.h"
+#include "bench/private_daemon.h"
+#include "kernels/checksum.h"
+#include "kernels/shared_memory.h"
+
+namespace terrace::bench {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20, kGiB = uint64_t{1} << 30;
+constexpr uint32_t kTokens = 256;
+constexpr uint64_t kObjectBytes = kMiB;
+constexpr uint32_t kHot = 384;             // objects that are read all the time
+constexpr uint32_t kFirstOther = 1 << 16;  // numbers of those that are only stored
+constexpr int kPairs = 5;
+constexpr double kPhaseSeconds = 2.5;
+constexpr double kStoresPerSecond = 150;
+constexpr double kShrinkTimeoutSeconds = 60;
+
+// A connection that stores and reads objects of 1 MiB by number, and knows what they must hold.
+class Peer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Peer>> Open(const PrivateDaemon& daemon,
+                                                    const std::string& tenant) {
+    ConnectionOptions options;
+    options.socket_path = daemon.socket_path();
+    options.hello.client_name = "terrace-bench";
+    options.hello.tenant = tenant;
+    auto connection = Connection::Open(std::move(options));
+    if (!connection.ok()) return connection.status();
+    std::unique_ptr<Peer> peer(new Peer);
+    peer->connection_ = *std::move(connection);
+    const Welcome welcome = peer->connection_->TakeWelcome();
+    for (int fd : {welcome.board_fd, welcome.ready_event_fd}) close(fd);
+    auto segment =
+        kernels::SharedMemory::Attach(welcome.segment_fd, welcome.host_capacity_bytes, true);
+    if (!segment.ok()) return segment.status();
+    peer->segment_ = *std::move(segment);
+    ObjectLayout layout;
+    layout.fingerprint.fill(0x42);
+    layout.part_bytes_per_token = {kObjectBytes / kTokens};
+    const auto layout_id = peer->connection_->RegisterLayout(layout);
+    if (!layout_id.ok()) return layout_id.status();
+    peer->layout_id_ = *layout_id;
+    return peer;
+  }
+
+  Connection& connection() { return *connection_; }
+
+  // Waits for room. Ok also when it is there.
+  absl::Status Store(uint32_t number) {
+    const ReserveItem item{KeyOf(number), {}, kTokens, 0, 1000};
+    while (true) {
+      auto reserved = connection_->Reserve(layout_id_, {&item, 1});
+      if (!reserved.ok()) return reserved.status();
+      const ReserveResult& result = reserved->front();
+      if (absl::IsAlreadyExists(result.status)) return absl::OkStatus();
+      if (absl::IsResourceExhausted(result.status)) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(result.retry_after_ms + 1));
+        continue;
+      }
+      if (!result.status.ok()) return result.status;
+      Fill(number, segment_.data() + result.offset);
+      CommitItem commit;
+      commit.reservation_id = result.reservation_id;
+      commit.part_crcs = {kernels::Crc32c(segment_.data() + result.offset, kObjectBytes)};
+      const auto committed = connection_->Commit({&commit, 1});
+      return committed.ok() ? committed->front() : committed.status();
+    }
+  }
+
+  // Acquires and reads; NotFound when it is not there, DataLoss for a wrong byte. An object that is
+  // only on NVMe counts as there and is not read.
+  absl::Status Load(uint32_t number) {
+    const ObjectKey key = KeyOf(number);
+    const auto reply = connection_->Acquire(layout_id_, {&key, 1}, AcquireOptions{});
+    if (!reply.ok()) return reply.status();
+    const AcquireResult& result = reply->results.front();
+    absl::Status status = result.status;
+    if (status.ok() && result.source == TierId::kHost &&
+        !IsWhole(number, segment_.data() + result.offset)) {
+      status = absl::DataLossError(absl::StrCat("object ", number, " is not what was stored"));
+    }
+    if (reply->lease_id != 0) {
+      const absl::Status released = connection_->Release({&reply->lease_id, 1});
+      if (!released.ok()) return released;
+    }
+    return status;
+  }
+
+ private:
+  Peer() {
+    std::mt19937_64 random(20261126);
+    for (uint64_t& word : words_) word = random();
+  }
+
+  static ObjectKey KeyOf(uint32_t number) {
+    ObjectKey key;
+    std::mt19937_64 random(number);
+    for (size_t at = 0; at < key.bytes.size(); at += 8) {
+      const uint64_t word = random();
+      std::memcpy(key.bytes.data() + at, &word, sizeof word);
+    }
+    return key;
+  }
+  void Fill(uint32_t number, uint8_t* payload) const {
+    std::memcpy(payload, words_.data(), kObjectBytes);
+    for (uint64_t at = 0; at < kObjectBytes; at += 4096) {
+      std::memcpy(payload + at, &number, sizeof number);
+    }
+  }
+  bool IsWhole(uint32_t number, const uint8_t* payload) const {
+    for (uint64_t at = 0; at < kObjectBytes; at += 4096) {
+      if (std::memcmp(payload + at, &number, sizeof number) != 0 ||
+          std::memcmp(payload + at + 4, reinterpret_cast<const uint8_t*>(words_.data()) + at + 4,
+                      4092) != 0) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  std::unique_ptr<Connection> connection_;
+  kernels::SharedMemory segment_;
+  uint32_t layout_id_ = 0;
+  std::vector<uint64_t> words_ = std::vector<uint64_t>(kObjectBytes / 8);
+};
+
+// Stores new objects until it goes: at a rate, or as fast as it can (0).
+class Flood {
+ public:
+  Flood(std::unique_ptr<Peer> peer, uint32_t first, double per_second)
+      : peer_(std::move(peer)), thread_([this, first, per_second] {
+          const double start = NowSeconds();
+          for (uint32_t i = 0; !stop_ && status_.ok(); ++i) {
+            while (per_second > 0 && !stop_ && NowSeconds() < start + i / per_second) {
+              std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            }
+            status_ = peer_->Store(first + i);
+            stored_ = i;
+          }
+        }) {}
+  ~Flood() { Stop().IgnoreError(); }
+  absl::Status Stop() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+    return status_;
+  }
+  uint32_t stored() const { return stored_; }
+
+ private:
+  std::unique_ptr<Peer> peer_;
+  std::atomic<bool> stop_{false};
+  std::atomic<uint32_t> stored_{0};
+  absl::Status status_;  // read once the thread has ended
+  std::thread thread_;
+};
+
+// Seconds of reads of hot objects, at random, until `done`; what was evicted is stored again.
+absl::StatusOr<std::vector<double>> ReadUntil(Peer& peer, std::mt19937& random,
+                                              absl::FunctionRef<bool()> done) {
+  std::vector<double> times;
+  while (!done()) {
+    const uint32_t number = random() % kHot;
+    const double start = NowSeconds();
+    absl::Status status = peer.Load(number);
+    if (status.ok()) times.push_back(NowSeconds() - start);
+    if (absl::IsNotFound(status)) status = peer.Store(number);
+    if (!status.ok()) return status;
+  }
+  if (times.empty()) return absl::InternalError("nothing was read");
+  return times;
+}
+
+struct ResizePairs {
+  std::vector<Pair> shrink, growth;
+  std::vector<double> shrink_seconds;
+};
+
+absl::Status MeasureResize(PrivateDaemon& daemon, ResizePairs& pairs) {
+  auto reader = Peer::Open(daemon, "");
+  auto admin = daemon.Connect();
+  if (!reader.ok()) return reader.status();
+  if (!admin.ok()) return admin.status();
+  std::mt19937 random(1);
+  uint32_t next = kFirstOther;
+  const auto flood = [&](double rate) -> absl::StatusOr<std::unique_ptr<Flood>> {
+    auto peer = Peer::Open(daemon, "");
+    if (!peer.ok()) return peer.status();
+    return std::make_unique<Flood>(*std::move(peer), next, rate);
+  };
+  for (uint32_t number = 0; number < kHot; ++number) {
+    absl::Status status = (*reader)->Store(number);
+    if (!status.ok()) return status;
+  }
+  for (int pair = 0; pair < kPairs; ++pair) {
+    {  // Full again, and the hot ones hot.
+      auto filling = flood(0);
+      if (!filling.ok()) return filling.status();
+      auto read = ReadUntil(**reader, random, [&] { return (*filling)->stored() > 4096; });
+      if (!read.ok()) return read.status();
+      next += (*filling)->stored() + 1;
+      absl::Status stopped = (*filling)->Stop();
+      if (!stopped.ok()) return stopped;
+    }
+    auto load = flood(kStoresPerSecond);
+    if (!load.ok()) return load.status();
+    const auto phase = [&](uint64_t to_bytes) -> absl::StatusOr<double> {
+      const double start = NowSeconds();
+      bool resized = to_bytes == 0;
+      double asked = 0, done_at = start;
+      absl::Status failed;
+      if (to_bytes != 0) failed = (*admin)->Resize({"host", "", to_bytes}).status();
+      auto times = ReadUntil(**reader, random, [&] {
+        const double now = NowSeconds();
+        if (!resized && now > asked + 0.02) {
+          asked = now;
+          const auto reply = (*admin)->Resize({"host", "", 0});
+          if (!reply.ok()) failed = reply.status();
+          resized = reply.ok() && reply->done;
+          if (resized) done_at = now;
+          if (now > start + kShrinkTimeoutSeconds) {
+            failed = absl::DeadlineExceededError("the tier did not get to its size");
+          }
+        }
+        // While it is on its way, and a second more: nothing of it may hide in an average.
+        return !failed.ok() || (resized && now > start + (to_bytes != 0 ? 1.0 : kPhaseSeconds) &&
+                                (to_bytes == 0 || now > done_at));
+      });
+      if (!failed.ok()) return failed;
+      if (!times.ok()) return times.status();
+      if (to_bytes == kGiB) pairs.shrink_seconds.push_back(done_at - start);
+      return Percentile(*times, 99) * 1e6;
+    };
+    const auto before = phase(0);
+    const auto shrinking = phase(kGiB);
+    const auto before_growth = phase(0);
+    const auto growing = phase(4 * kGiB);
+    for (const auto* figure : {&before, &shrinking, &before_growth, &growing}) {
+      if (!figure->ok()) return figure->status();
+    }
+    next += (*load)->stored() + 1;
+    absl::Status stopped = (*load)->Stop();
+    if (!stopped.ok()) return stopped;
+    pairs.shrink.push_back({*shrinking, *before});
+    pairs.growth.push_back({*growing, *before_growth});
+    Progress(absl::StrCat("pair ", pair + 1, ": p99 before ", *before, " us, shrinking ",
+                          *shrinking, " us in ", pairs.shrink_seconds.back(), " s; before growth ",
+                          *before_growth, " us, growing ", *growing, " us"));
+  }
+  return absl::OkStatus();
+}
+
+// How many of 2,000 accesses of a skewed choice among `objects` find what they want.
+absl::StatusOr<double> HitPercent(Peer& peer, uint32_t objects, uint32_t seed) {
+  constexpr int kAccesses = 2000;
+  std::mt19937 random(seed);
+  int hits = 0;
+  for (int i = 0; i < kAccesses; ++i) {
+    const double u = std::uniform_real_distribution<double>(0, 1)(random);
+    const auto number = static_cast<uint32_t>(objects * u * u * u);
+    absl::Status status = peer.Load(number);
+    hits += status.ok() ? 1 : 0;
+    if (absl::IsNotFound(status)) status = peer.Store(number);
+    if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
+  }
+  return 100.0 * hits / kAccesses;
+}
+
+// The tenant with 30% of both tiers, alone and beside one with 70% that stores as fast as it can.
+absl::StatusOr<Row> MeasureFlood(const Context& context) {
+  DaemonConfig config;
+  config.host_bytes = 512 * kMiB;
+  config.nvme_bytes = 2 * kGiB;
+  config.nvme_keys = "segment_size = \"16MiB\"\nadmission = \"always\"\n";
+  config.codec_keys =
+      "[[tenants]]\nname = \"quiet\"\nuids = [4000001]\nhost_capacity = \"30%\"\n"
+      "nvme_capacity = \"30%\"\n[[tenants]]\nname = \"flooding\"\nuids = [4000002]\n"
+      "host_capacity = \"70%\"\nnvme_capacity = \"70%\"\n";
+  auto daemon = PrivateDaemon::Start(context, "flood", config);
+  if (!daemon.ok()) return daemon.status();
+  auto quiet = Peer::Open(**daemon, "quiet");
+  if (!quiet.ok()) return quiet.status();
+  constexpr uint32_t kObjects = 800;  // more than its 30% of both tiers hold
+  std::vector<Pair> pairs;
+  uint32_t next = kFirstOther;
+  if (auto warm = HitPercent(**quiet, kObjects, 99); !warm.ok()) return warm.status();
+  for (uint32_t pair = 0; pair < kPairs; ++pair) {
+    const auto alone = HitPercent(**quiet, kObjects, pair);
+    if (!alone.ok()) return alone.status();
+    auto peer = Peer::Open(**daemon, "flooding");
+    if (!peer.ok()) return peer.status();
+    Flood flood(*std::move(peer), next, 0);
+    const auto beside = HitPercent(**quiet, kObjects, 1000 + pair);
+    next += flood.stored() + 1;
+    absl::Status stopped = flood.Stop();
+    if (!stopped.ok()) return stopped;
+    if (!beside.ok()) return beside.status();
+    pairs.push_back({*beside, *alone});
+    Progress(absl::StrCat("quiet tenant: ", *alone, "% of accesses hit alone, ", *beside,
+                          "% beside a flood of ", flood.stored(), " MiB"));
+  }
+  Row row = MakeRow("hit_rate_beside_a_flooding_tenant", "%", "the same tenant alone", pairs);
+  row.note = "30% of both tiers against 70%; the bar is a point of hit rate";
+  return row;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Row>> RunResize(const Context& context) {
+  DaemonConfig config;
+  config.host_bytes = 4 * kGiB;
+  auto daemon = PrivateDaemon::Start(context, "resize", config);
+  if (!daemon.ok()) return daemon.status();
+  ResizePairs pairs;
+  absl::Status measured = MeasureResize(**daemon, pairs);
+  if (!measured.ok()) return measured;
+  daemon->reset();
+  Row shrink = MakeRow("read_p99_while_shrinking", "us", "before", pairs.shrink);
+  shrink.note = absl::StrCat("acquire, read and compare 1 MiB; 4 GiB to 1 GiB in ",
+                             Percentile(pairs.shrink_seconds, 50), " s (median)");
+  std::vector<Row> rows = {std::move(shrink),
+                           MakeRow("read_p99_while_growing", "us", "before", pairs.growth)};
+  auto flood = MeasureFlood(context);
+  if (!flood.ok()) return flood.status();
+  rows.push_back(*std::move(flood));
+  return rows;
+}
+
+}  // namespace terrace::bench

@@ -238,19 +238,19 @@ class HitDensityPolicy final : public EvictionPolicy {
     Append(id, entry.row, std::max(level, young_level_));
   }
 
-  // Something is stored behind the id, which may be tracked only after it.
+  // Something is stored behind the id, which may be tracked only after it. If the id is young, both
+  // are of one request, and it never was an end; otherwise its next use tells.
   void HasChild(PolicyId id) {
     Entry& entry = entries_.At(id);
     if (entry.parent) return;
     entry.parent = 1;
-    if (!entry.placed()) return;
+    if (!entry.placed() || entry.level > young_level_) return;
     const Row row = rows_[entry.row];
     const int life_class = ClassOf(row.life_class / kKindClasses, entry.uses, true);
     if (life_class == row.life_class) return;
     if (!entry.ended) times_.Move(row.life_class, life_class, Unwrap(entry.tick));
-    const int level = entry.level == kAside ? young_level_ : entry.level;
     Remove(id);
-    Append(id, RowOf(life_class, row.band), level);
+    Append(id, RowOf(life_class, row.band), young_level_);
   }
 
   // Objects that are too old for their lists, of some lists in turn.

@@ -17,8 +17,9 @@ LookaheadOptions LookaheadOf() {
   return options;
 }
 
-PrefetchOptions PrefetchOf(const TieredStoreOptions& options) {
+PrefetchOptions PrefetchOf(const TieredStoreOptions& options, uint64_t tier_bytes) {
   PrefetchOptions prefetch;
+  prefetch.trial_bytes = std::min(prefetch.trial_bytes, tier_bytes / 16);
   prefetch.piece_bytes = options.piece_bytes;
   prefetch.review_us = kReviewUs;
   return prefetch;
@@ -31,8 +32,8 @@ TieredStore::TieredStore(const TieredStoreOptions& options)
       pcie_(options.pcie, options.piece_bytes),
       nvme_(options.nvme, options.piece_bytes),
       lookahead_(LookaheadOf(), [this] { return now_; }),
-      to_hbm_(PrefetchOf(options), &lookahead_, [this] { return now_; }),
-      to_host_(PrefetchOf(options), &lookahead_, [this] { return now_; }),
+      to_hbm_(PrefetchOf(options, options.hbm_bytes), &lookahead_, [this] { return now_; }),
+      to_host_(PrefetchOf(options, options.host_bytes), &lookahead_, [this] { return now_; }),
       victims_(
           {static_cast<uint64_t>(options.victim_share * static_cast<double>(options.host_bytes)),
            std::max<uint64_t>(1, options.bucket_us)}) {}
@@ -121,6 +122,7 @@ absl::Status TieredStore::Announce(const Announcement& announcement) {
   }
   windows_stale_ = true;
   ScheduleReview();
+  Pump();
   return absl::OkStatus();
 }
 

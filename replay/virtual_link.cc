@@ -6,7 +6,7 @@
 namespace terrace::replay {
 
 namespace {
-constexpr double kUtilisationUs = 1e6;  // time constant
+constexpr double kUtilisationUs = 250e3;  // time constant
 }  // namespace
 
 void VirtualLink::Demand(PolicyId id, uint32_t generation, uint64_t bytes) {
@@ -66,7 +66,9 @@ uint64_t VirtualLink::TransferUs(uint64_t bytes) const {
 
 double VirtualLink::Utilisation(uint64_t now) const {
   const double used = used_us_ * std::exp(-static_cast<double>(now - used_at_) / kUtilisationUs);
-  return std::min(1.0, used / kUtilisationUs);
+  // Since the clock began, while that is not long ago.
+  const double over = kUtilisationUs * -std::expm1(-static_cast<double>(now) / kUtilisationUs);
+  return over > 0 ? std::min(1.0, used / over) : 0;
 }
 
 }  // namespace terrace::replay

@@ -94,8 +94,16 @@ struct ReplayCommand {
   uint64_t seed = 1;
   bool gap = false;  // also replay lru and min
   std::string plot;  // a PNG; empty: none
+  // HBM, host and NVMe instead of one tier, as key=value with commas.
+  bool has_tiers = false;
+  std::string tiers;
+  std::string hints = "queue";  // off, queue, random
+  double wrong_hints = 0;       // share of them
+  bool backlog = false;         // all requests wait from the start
 };
 int RunReplay(const GlobalOptions& options, const ReplayCommand& replay);
+// What --tiers prints. InvalidArgument for an option.
+absl::StatusOr<std::string> ReplayTiers(const GlobalOptions& options, const ReplayCommand& replay);
 std::string ReplayPolicies();  // a line each, for --help
 
 int RunConfigCheck(const GlobalOptions& options, const std::string& path);

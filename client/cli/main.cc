@@ -50,6 +50,8 @@ Examples:
                       as a prefix cache whose scheduler says what the next 64 requests want
   terrace replay --trace rag/ --component passages --capacity-tokens 200000 --json
   terrace replay --trace routing.jsonl --policy lenu,lru --capacity-objects 128
+  terrace replay --trace chat.jsonl --tiers hbm=10%,host=20%,pcie=25,nvme=3 --window 64
+                      three tiers and a queue of 64: how much less do requests wait than under LRU?
 
 To get the size in objects: bytes of the tier / bytes of an object (terrace show KEY).
 Exit codes: terrace --help)";
@@ -199,6 +201,31 @@ void AddCodec(CLI::App& app, Arguments& args, Action& action) {
       ->callback([&] { action = [&] { return RunCodecBench(args.global); }; });
 }
 
+void AddReplayTiers(CLI::App& replay, ReplayCommand& to) {
+  replay
+      .add_option_function<std::string>(
+          "--tiers",
+          [&to](const std::string& text) {
+            to.has_tiers = true;
+            to.tiers = text;
+          },
+          "HBM, host and NVMe instead of one tier, beside LRU over the same bytes: KEY=VALUE with "
+          "commas of hbm, host (10%, of what the trace names, or 8GiB), pcie, nvme (GB/s), "
+          "pcie-us, nvme-us, unit (bytes of a token or an expert), token-us, layer-us (to "
+          "compute), victims (of the host, 0 to 1); \"\" for the defaults")
+      ->type_name("OPTIONS");
+  replay
+      .add_option("--hints", to.hints,
+                  "With --tiers: what the engine says of the next --window requests")
+      ->check(CLI::IsMember({"off", "queue", "random"}))
+      ->capture_default_str();
+  replay.add_option("--wrong-hints", to.wrong_hints, "Share of hints that name any other object")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  replay.add_flag("--backlog", to.backlog,
+                  "With --tiers: all requests wait from the start, whatever their times");
+}
+
 void AddReplay(CLI::App& app, Arguments& args, Action& action) {
   ReplayCommand& to = args.replay;
   CLI::App* replay = app.add_subcommand(
@@ -241,6 +268,7 @@ void AddReplay(CLI::App& app, Arguments& args, Action& action) {
                    "Also replay lru and min: the share of their gap that is closed");
   replay->add_option("--plot", to.plot, "Draw hit rates against sizes, with Python's matplotlib")
       ->type_name("FILE.png");
+  AddReplayTiers(*replay, to);
   replay->callback([&] { action = [&] { return RunReplay(args.global, args.replay); }; });
 }
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -209,6 +210,31 @@ int UsageError(const GlobalOptions& options, const absl::Status& status) {
   return kUsage;
 }
 
+// A file that is not there is no object that is not there: exit 1.
+int ReplayFailed(const GlobalOptions& options, const absl::Status& status) {
+  const absl::StatusCode code =
+      status.code() == absl::StatusCode::kNotFound ? absl::StatusCode::kUnknown : status.code();
+  return Fail(options, "replay", absl::Status(code, status.message()));
+}
+
+int RunTiers(const GlobalOptions& options, const ReplayCommand& command) {
+  if (!command.capacity_objects.empty() || !command.capacity_tokens.empty() || command.gap ||
+      !command.plot.empty()) {
+    return UsageError(options, absl::InvalidArgumentError(
+                                   "--tiers has sizes of its own; --capacity-objects, "
+                                   "--capacity-tokens, --gap and --plot are for one tier"));
+  }
+  const auto policies = ParsePolicies(command.policy);
+  if (!policies.ok()) return UsageError(options, policies.status());
+  const auto text = ReplayTiers(options, command);
+  if (!text.ok()) {
+    const bool usage = absl::StartsWith(text.status().message(), "--tiers");
+    return usage ? UsageError(options, text.status()) : ReplayFailed(options, text.status());
+  }
+  std::printf("%s", text->c_str());
+  return kOk;
+}
+
 }  // namespace
 
 std::string ReplayPolicies() {
@@ -220,6 +246,7 @@ std::string ReplayPolicies() {
 }
 
 int RunReplay(const GlobalOptions& options, const ReplayCommand& command) {
+  if (command.has_tiers) return RunTiers(options, command);
   const auto plan = MakePlan(command);
   if (!plan.ok()) return UsageError(options, plan.status());
   const bool once = plan->policies.size() * plan->capacities.size() == 1 && !plan->gap &&
@@ -233,12 +260,7 @@ int RunReplay(const GlobalOptions& options, const ReplayCommand& command) {
   }
   const auto table = Replays(command, *plan).Run();
   if (!table.ok()) {
-    // A file that is not there is no object that is not there: exit 1.
-    const absl::StatusCode code = table.status().code();
-    return Fail(
-        options, "replay",
-        absl::Status(code == absl::StatusCode::kNotFound ? absl::StatusCode::kUnknown : code,
-                     table.status().message()));
+    return ReplayFailed(options, table.status());
   }
   const std::string text = options.json ? ReplayJson(*table) + "\n" : ReplayText(*table);
   std::printf("%s", text.c_str());

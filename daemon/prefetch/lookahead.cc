@@ -234,9 +234,8 @@ void Lookahead::Started(uint64_t request) {
     if (announced.source == HintSource::kExperts) {
       since = now;
       const auto queue = queues_.find(announced.queue);
-      if (queue != queues_.end() && queue->second.interval != 0) {
-        until = std::min(until, now + queue->second.interval);
-      }
+      const uint64_t step = queue != queues_.end() ? queue->second.interval : 0;
+      until = now + std::min(options_.settle, step != 0 ? step : options_.settle / 20);
     }
     settling_.emplace(until, Settling{since, Remove(sequence)});
   }

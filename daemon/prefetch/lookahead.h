@@ -59,7 +59,7 @@ struct LookaheadOptions {
   size_t max_uses = size_t{1} << 18;  // of all requests together
   uint64_t default_wait = 1'000'000;
   // From the start of a request until its hints are judged; its demands may come an eighth of that
-  // before it is said to start. Experts are judged when the next of their queue starts, if that is
+  // before it is said to start. Experts are judged when the next of their queue is due, which is
   // sooner: a step of a sequence ends with the next.
   uint64_t settle = 400'000;
   // What is overdue by more than this is forgotten: its engine is gone, or has lost it.

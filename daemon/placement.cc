@@ -58,7 +58,10 @@ void Placement::Entered(PolicyId id, const Resident& resident) {
   policy_->Track(id, info);
 }
 
-void Placement::Repriced(PolicyId id, const Loss& loss) { policy_->Reprice(id, LossUs(loss)); }
+void Placement::Repriced(PolicyId id, const Loss& loss) {
+  const Held* held = held_.Find(id);
+  if (held != nullptr && held->units > 0) policy_->Reprice(id, held->bytes(), LossUs(loss));
+}
 
 void Placement::Release(PolicyId id) {
   Held* held = held_.Find(id);

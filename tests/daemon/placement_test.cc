@@ -125,6 +125,22 @@ TEST_F(PlacementTest, TheCheapestByteLeavesFirst) {
   EXPECT_EQ(placement.VictimFor(ObjectKind::kKv, Any), 1u);
 }
 
+// What has become durable is fetched instead of made again.
+TEST_F(PlacementTest, APriceFollowsTheNextHolder) {
+  for (const char* policy : {"gdsf", "pgdsf", "hit-density"}) {
+    SCOPED_TRACE(policy);
+    Placement& placement = Make(policy);
+    for (PolicyId id = 1; id <= 4; ++id) {
+      Enter(id, ObjectKind::kKv, 10, {.remake_us = 50'000 + 100 * id});
+    }
+    placement.Repriced(3, {.remake_us = 50'300, .fetch_us = 500});
+    placement.Repriced(2, {.remake_us = 50'200, .fetch_us = 500});
+    placement.Repriced(2, {.remake_us = 50'200});  // its record was dropped
+    placement.Repriced(77, {.remake_us = 1});
+    EXPECT_EQ(placement.VictimFor(ObjectKind::kKv, Any), 3u);
+  }
+}
+
 TEST_F(PlacementTest, AChildNeverOutlivesItsParent) {
   for (const PolicyEntry& policy : Policies()) {
     if (policy.needs_hints) continue;

@@ -22,9 +22,9 @@ constexpr std::array<std::string_view, 9> kSelect = {
     "auto", "raw", "lossless-fast", "lossless", "zstd", "fastest", "fast", "balanced", "archive"};
 constexpr std::array<std::string_view, 2> kSharing = {"hard", "fair"};
 // Those of tiers/eviction/registry.h that need no hints; tests compare.
-constexpr std::array<std::string_view, 10> kPolicies = {
-    "lru",   "arc",     "s3-fifo", "hit-density", "gdsf",
-    "pgdsf", "marconi", "lfru",    "lfu-layer",   "lenu"};
+constexpr std::array<std::string_view, 11> kPolicies = {
+    "default", "lru",     "arc",  "s3-fifo",   "hit-density", "gdsf",
+    "pgdsf",   "marconi", "lfru", "lfu-layer", "lenu"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].

@@ -53,7 +53,7 @@ struct HostSection {
   // "hard": a tenant's part is its own; "fair": others may use what it leaves until it needs it.
   std::string sharing = "hard";
   // Which objects leave first: a name of tiers/eviction/registry.h.
-  std::string policy = "lru";
+  std::string policy = "default";
   // When a checksum is compared: "crossing" (between tiers) or "always" (also on host reads).
   std::string verify = "crossing";
 

@@ -24,7 +24,7 @@ uint32_t SharedGrains(const Entry& entry, absl::Span<const ObjectKey> query) {
 HostCopy::Ptr HostCopy::New(const Extent& extent, uint32_t layout, uint32_t part_count,
                             uint32_t position) {
   void* memory = ::operator new(sizeof(HostCopy) + part_count * sizeof(uint32_t));
-  Ptr copy(new (memory) HostCopy{extent, {}, layout, position, part_count, 0, 0, 0});
+  Ptr copy(new (memory) HostCopy{extent, {}, layout, position, part_count, 0, 0, 0, 0, false});
   std::fill_n(copy->part_crcs().begin(), part_count, 0);
   return copy;
 }

@@ -51,6 +51,8 @@ struct HostCopy {
   uint32_t ready : 1;    // every part is there and checked
   uint32_t writing : 1;  // the NVMe tier is reading it: must not move
   uint32_t moving : 1;   // being copied to another extent: this one must not be freed
+  uint16_t depth = 0;   // extents before it in its prefix, as far as known; of an expert, its layer
+  bool placed = false;  // Placement counts it
 
   absl::Span<uint32_t> part_crcs() { return {reinterpret_cast<uint32_t*>(this + 1), part_count}; }
   absl::Span<const uint32_t> part_crcs() const {

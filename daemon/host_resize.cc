@@ -34,7 +34,10 @@ absl::Status Mover::ResizeHost(uint16_t tenant_index, uint64_t bytes) {
 bool Mover::EvictForShrink(Tenant& tenant, uint64_t& budget) {
   if (budget == 0) return false;
   const auto victim =
-      tenant.placement->VictimFor(std::nullopt, [this](PolicyId id) { return Evictable(id); });
+      tenant.placement->VictimFor(std::nullopt, [this](PolicyId id) -> std::optional<Space> {
+        if (!Evictable(id)) return std::nullopt;
+        return SpaceOf(catalog_.at(id));
+      });
   if (!victim) return false;
   budget -=
       std::min(budget, std::max(catalog_.at(*victim).payload_bytes(), kEvictBytes / kMaxEvictions));

@@ -131,8 +131,10 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, u
       retry_after_ms = kWriteRetryMs;
       return absl::ResourceExhaustedError("memory that was lent is on its way back");
     }
-    auto victim = tenant.placement->VictimFor(
-        kind, [&](PolicyId id) { return Evictable(id) && may_leave(id); });
+    auto victim = tenant.placement->VictimFor(kind, [&](PolicyId id) -> std::optional<Space> {
+      if (!Evictable(id) || !may_leave(id)) return std::nullopt;
+      return SpaceOf(catalog_.at(id));
+    });
     if (!victim) {
       const bool soon = writing_objects_ > 0 || !loading_.empty() || tenant.shrink.moving_bytes > 0;
       retry_after_ms = soon ? kWriteRetryMs : 0;
@@ -145,8 +147,10 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, u
   }
 }
 
+// Placement named it: there it has left.
 void Mover::EvictHostCopy(ObjectId id) {
   Entry& entry = catalog_.at(id);
+  entry.host->placed = false;
   ++metrics_.evicted_host;
   if (entry.record == kNoRecord) ++metrics_.evicted_unwritten;
   DropHostCopy(id);
@@ -162,7 +166,11 @@ void Mover::DropHostCopy(ObjectId id) {
     --tenant.host_objects;
     if (listener_ != nullptr) listener_->Left(id);
   }
-  tenant.placement->Left(id);
+  if (entry.host->placed) {
+    tenant.placement->Left(id, SpaceOf(entry));
+  } else {
+    tenant.placement->Missed(id);
+  }
   tenant.host->Free(entry.host->extent);
   entry.host.reset();
 }
@@ -192,26 +200,31 @@ Loss Mover::LossOf(const Entry& entry) const {
   return loss;
 }
 
+Space Mover::SpaceOf(const Entry& entry) {
+  return {AlignUp(entry.payload_bytes(), kExtentAlignment), entry.kind};
+}
+
 void Mover::EnterHost(ObjectId id) {
   const Entry& entry = catalog_.at(id);
-  const HostCopy& host = *entry.host;
+  HostCopy& host = *entry.host;
   Resident resident;
-  resident.bytes = entry.payload_bytes();
-  resident.kind = entry.kind;
+  resident.space = SpaceOf(entry);
   resident.key_head = entry.key.Head64();
+  uint32_t depth = 0;
   if (!host.parent.IsZero()) {
     const ObjectId parent = catalog_.Find(host.parent);
     if (parent != kNoObject && catalog_.at(parent).tenant == entry.tenant &&
         catalog_.at(parent).host != nullptr) {
       resident.parent = parent;
+      depth = catalog_.at(parent).host->depth + uint32_t{1};
     }
   }
   if (host.position != kUnknownPosition) {
     // Of experts, engines say the layer.
-    const uint32_t before =
-        entry.kind == ObjectKind::kExpert ? host.position : host.position / kUsualChunkTokens;
-    resident.depth = static_cast<uint16_t>(std::min<uint32_t>(before, UINT16_MAX));
+    depth = entry.kind == ObjectKind::kExpert ? host.position : host.position / kUsualChunkTokens;
   }
+  host.depth = resident.depth = static_cast<uint16_t>(std::min<uint32_t>(depth, UINT16_MAX));
+  host.placed = true;
   resident.loss = LossOf(entry);
   tenants_[entry.tenant].placement->Entered(id, resident);
   if (listener_ != nullptr) listener_->Entered(id);
@@ -219,8 +232,8 @@ void Mover::EnterHost(ObjectId id) {
 
 void Mover::Reprice(ObjectId id) {
   const Entry& entry = catalog_.at(id);
-  if (entry.host == nullptr || !entry.host->ready) return;
-  tenants_[entry.tenant].placement->Repriced(id, LossOf(entry));
+  if (entry.host == nullptr || !entry.host->placed) return;
+  tenants_[entry.tenant].placement->Repriced(id, SpaceOf(entry).bytes, LossOf(entry));
 }
 
 bool Mover::Reachable(const Entry& entry) const {

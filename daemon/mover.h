@@ -151,6 +151,7 @@ class Mover {
 
   static bool AnyMayLeave(ObjectId) { return true; }
   bool Evictable(ObjectId id) const;
+  static Space SpaceOf(const Entry& entry);
   void EnterHost(ObjectId id);  // its host copy is complete
   Loss LossOf(const Entry& entry) const;
   void Reprice(ObjectId id);  // its record came or went

@@ -38,58 +38,41 @@ void Placement::SetCapacity(uint64_t bytes) {
 }
 
 void Placement::Entered(PolicyId id, const Resident& resident) {
-  uint32_t depth = resident.depth.value_or(0);
-  if (!resident.depth && resident.parent != kNoPolicyId) {
-    const Held* parent = held_.Find(resident.parent);
-    if (parent != nullptr && parent->units > 0) depth = parent->depth + uint32_t{1};
-  }
-  Held& held = held_.At(id);
-  held.units = static_cast<uint32_t>(AlignUp(resident.bytes, kExtentAlignment) / kExtentAlignment);
-  held.depth = static_cast<uint16_t>(std::min<uint32_t>(depth, UINT16_MAX));
-  held.kind = resident.kind;
-  Of(held.kind).used_bytes += held.bytes();
+  Of(resident.space.kind).used_bytes += resident.space.bytes;
   TrackInfo info;
-  info.bytes = held.bytes();
+  info.bytes = resident.space.bytes;
   info.cost_us = LossUs(resident.loss);
   info.key_head = resident.key_head;
   info.parent = resident.parent;
-  info.depth = held.depth;
-  info.kind = held.kind;
+  info.depth = resident.depth;
+  info.kind = resident.space.kind;
   policy_->Track(id, info);
 }
 
-void Placement::Repriced(PolicyId id, const Loss& loss) { policy_->Reprice(id, LossUs(loss)); }
-
-void Placement::Release(PolicyId id) {
-  Held* held = held_.Find(id);
-  if (held == nullptr) return;
-  Of(held->kind).used_bytes -= held->bytes();
-  held->units = 0;
-}
-
-void Placement::Left(PolicyId id) {
-  Release(id);
+void Placement::Left(PolicyId id, const Space& space) {
+  Release(space);
   policy_->Forget(id);
 }
 
-std::optional<PolicyId> Placement::VictimFor(std::optional<ObjectKind> incoming,
-                                             absl::FunctionRef<bool(PolicyId)> evictable) {
+std::optional<PolicyId> Placement::VictimFor(std::optional<ObjectKind> incoming, MayGive may_give) {
   std::optional<PolicyId> victim;
   const auto above = [](const Kind& kind) { return kind.above_ceiling(); };
   if (std::any_of(kinds_.begin(), kinds_.end(), above)) {
-    victim = policy_->Evict(
-        [&](PolicyId id) { return Of(held_[id].kind).above_ceiling() && evictable(id); });
+    victim = policy_->Evict([&](PolicyId id) {
+      const std::optional<Space> given = may_give(id);
+      return given && Of(given->kind).above_ceiling();
+    });
   }
   if (!victim) {
     const bool own_only = incoming && Of(*incoming).above_ceiling();
     victim = policy_->Evict([&](PolicyId id) {
-      const Held& held = held_[id];
-      if (held.kind == incoming) return evictable(id);
-      const Kind& kind = Of(held.kind);
-      return !own_only && kind.used_bytes >= kind.floor_bytes + held.bytes() && evictable(id);
+      const std::optional<Space> given = may_give(id);
+      if (!given || given->kind == incoming) return given.has_value();
+      const Kind& kind = Of(given->kind);
+      return !own_only && kind.used_bytes >= kind.floor_bytes + given->bytes;
     });
   }
-  if (victim) Release(*victim);
+  if (victim) Release(*may_give(*victim));
   return victim;
 }
 

@@ -18,7 +18,6 @@
 #include "absl/functional/function_ref.h"
 #include "config/object_layout.h"
 #include "config/options.h"
-#include "tiers/eviction/id_table.h"
 #include "tiers/eviction/policy.h"
 
 namespace terrace {
@@ -31,13 +30,18 @@ struct Loss {
 // The cheaper way to get it back; 0 when neither is known.
 uint32_t LossUs(const Loss& loss);
 
+// What an object takes of memory. The owner knows it of every id: nothing is kept here an object.
+struct Space {
+  uint64_t bytes = 0;
+  ObjectKind kind = ObjectKind::kKv;
+};
+
 // An object that comes to stay.
 struct Resident {
-  uint64_t bytes = 0;  // of memory that it takes
-  ObjectKind kind = ObjectKind::kKv;
+  Space space;
   uint64_t key_head = 0;
   PolicyId parent = kNoPolicyId;  // the extent before it in its prefix, if it is here
-  std::optional<uint16_t> depth;  // extents before it; unknown: one more than the parent's
+  uint16_t depth = 0;             // extents before it; of an expert, its layer
   Loss loss;
 };
 
@@ -52,29 +56,29 @@ class Placement {
   // Of a prefix, the deepest extent first.
   void Used(PolicyId id) { policy_->Touch(id); }
   // Its next holder is another. Ignored when it is not here.
-  void Repriced(PolicyId id, const Loss& loss);
-  // It left for another reason than Victim. Ignored when it is not here.
-  void Left(PolicyId id);
+  void Repriced(PolicyId id, uint64_t bytes, const Loss& loss) {
+    policy_->Reprice(id, bytes, LossUs(loss));
+  }
+  // It left for another reason than VictimFor.
+  void Left(PolicyId id, const Space& space);
+  // It was expected, and will not come: extents behind it in its prefix go on without it.
+  void Missed(PolicyId id) { policy_->Forget(id); }
   // Next use, as EvictionPolicy::Hint.
   void Hint(PolicyId id, uint64_t next_use, float confidence) {
     policy_->Hint(id, next_use, confidence);
   }
 
+  // Of an id that is here: the space that it gives, as it took when it entered, or nullopt when it
+  // must stay. Asked again of what was chosen.
+  using MayGive = absl::FunctionRef<std::optional<Space>(PolicyId)>;
   // What leaves to make room for an object of this kind, or because the tier shrinks; it has left.
-  // nullopt: nothing that may leave is accepted by `evictable`.
-  std::optional<PolicyId> VictimFor(std::optional<ObjectKind> incoming,
-                                    absl::FunctionRef<bool(PolicyId)> evictable);
+  // nullopt: nothing that may leave.
+  std::optional<PolicyId> VictimFor(std::optional<ObjectKind> incoming, MayGive may_give);
 
   void SetCapacity(uint64_t bytes);
   uint64_t used_bytes(ObjectKind kind) const { return Of(kind).used_bytes; }
 
  private:
-  struct Held {
-    uint32_t units = 0;  // of kExtentAlignment; 0: not here
-    uint16_t depth = 0;
-    ObjectKind kind = ObjectKind::kKv;
-    uint64_t bytes() const { return uint64_t{units} * kExtentAlignment; }
-  };
   struct Kind {
     uint64_t used_bytes = 0, floor_bytes = 0, ceiling_bytes = 0;
     bool above_ceiling() const { return used_bytes > ceiling_bytes; }
@@ -82,12 +86,11 @@ class Placement {
   Kind& Of(ObjectKind kind) { return kinds_[static_cast<size_t>(kind) - 1]; }
   const Kind& Of(ObjectKind kind) const { return kinds_[static_cast<size_t>(kind) - 1]; }
   void SetLimits(uint64_t capacity_bytes);
-  void Release(PolicyId id);
+  void Release(const Space& space) { Of(space.kind).used_bytes -= space.bytes; }
 
   std::unique_ptr<EvictionPolicy> policy_;
   const KindLimits limits_;
   std::array<Kind, kObjectKinds> kinds_{};
-  IdTable<Held> held_;
 };
 
 }  // namespace terrace

@@ -105,7 +105,7 @@ class HostPlacementTest : public ::testing::Test {
 };
 
 TEST_F(HostPlacementTest, AChildNeverOutlivesItsParent) {
-  for (const char* policy : {"lru", "s3-fifo", "gdsf", "hit-density"}) {
+  for (const char* policy : {"default", "lru", "s3-fifo", "gdsf", "hit-density"}) {
     SCOPED_TRACE(policy);
     Start(policy);
     // Prefixes of eight, the root used last and often: by recency it would stay, by cost it would
@@ -193,7 +193,9 @@ TEST_F(HostPlacementTest, TheCurveCountsWhatWasAskedForOnce) {
   std::vector<ObjectKey> keys;
   for (uint32_t i = 0; i < 8; ++i) {
     keys.push_back(Key(i));
-    if (i < 4) ASSERT_TRUE(Store(ObjectKind::kKv, keys.back(), {}, 2'000).ok());
+  }
+  for (const ObjectKey& key : absl::MakeSpan(keys).first(4)) {
+    ASSERT_TRUE(Store(ObjectKind::kKv, key, {}, 2'000).ok());
   }
   std::vector<ExtentInfo> extents;
   for (int round = 0; round < 10; ++round) {

@@ -36,6 +36,11 @@ void AdaptivePolicy::Hint(PolicyId id, uint64_t next_use, float confidence) {
   contest_.Hint(id, next_use, confidence, /*is_use=*/true);
 }
 
+// The shadows hear of it with the object's next stay.
+void AdaptivePolicy::Reprice(PolicyId id, uint64_t bytes, uint32_t cost_us) {
+  for (const auto& expert : experts_) expert->Reprice(id, bytes, cost_us);
+}
+
 void AdaptivePolicy::SetCapacity(uint64_t bytes) {
   for (const auto& expert : experts_) expert->SetCapacity(bytes);
 }

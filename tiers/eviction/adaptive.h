@@ -25,6 +25,7 @@ class AdaptivePolicy final : public EvictionPolicy {
   void Forget(PolicyId id) override;
   // A known next use is a use to the shadows: what is known about is kept by others (window.h).
   void Hint(PolicyId id, uint64_t next_use, float confidence) override;
+  void Reprice(PolicyId id, uint64_t bytes, uint32_t cost_us) override;
   void SetCapacity(uint64_t bytes) override;
 
   size_t leader() const { return contest_.leader(); }  // an index of makers

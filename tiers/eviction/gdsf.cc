@@ -37,12 +37,8 @@ class GdsfScorer {
   double Track(State& state, const TrackInfo& info) {
     static_cast<Past&>(state) = ghosts_.Take(info.key_head).value_or(Past{});
     state.key_head = info.key_head;
-    const float cost = info.cost_us == 0 || info.bytes == 0
-                           ? 1
-                           : static_cast<float>(info.cost_us) / static_cast<float>(info.bytes);
     ++state.stays;
-    state.cost +=
-        (cost - state.cost) / (cost_ == Cost::kMean ? static_cast<float>(state.stays) : 1);
+    Learn(state, info.bytes, info.cost_us);
     ++tracked_;
     return Touch(state);
   }
@@ -50,6 +46,12 @@ class GdsfScorer {
   double Touch(State& state) {
     ++state.uses;
     return clock_ + static_cast<double>(state.uses) * state.cost;
+  }
+
+  double Reprice(State& state, double score, uint64_t bytes, uint32_t cost_us) {
+    const float before = state.cost;
+    Learn(state, bytes, cost_us);
+    return score + static_cast<double>(state.uses) * (state.cost - before);
   }
 
   void Leave(State& state, double score, bool evicted) {
@@ -61,6 +63,13 @@ class GdsfScorer {
   }
 
  private:
+  void Learn(State& state, uint64_t bytes, uint32_t cost_us) {
+    const float cost =
+        cost_us == 0 || bytes == 0 ? 1 : static_cast<float>(cost_us) / static_cast<float>(bytes);
+    state.cost +=
+        (cost - state.cost) / (cost_ == Cost::kMean ? static_cast<float>(state.stays) : 1);
+  }
+
   const Cost cost_;
   double clock_ = 0;
   uint32_t tracked_ = 0;

@@ -84,7 +84,18 @@ class HitDensityPolicy final : public EvictionPolicy {
     entry.tick = static_cast<uint32_t>(now_);
     const int life_class = ClassOf(kind, entry.uses, entry.parent);
     times_.Begin(life_class, now_);
-    Append(id, RowOf(life_class, BandOf(info)), young_level_);
+    Append(id, RowOf(life_class, BandOf(info.bytes, info.cost_us)), young_level_);
+  }
+
+  void Reprice(PolicyId id, uint64_t bytes, uint32_t cost_us) override {
+    if (!tracked(id)) return;
+    const Entry& entry = entries_[id];
+    const Row row = rows_[entry.row];
+    const int band = BandOf(bytes, cost_us);
+    if (band == row.band) return;
+    const int level = entry.level == kAside ? young_level_ : entry.level;
+    Remove(id);
+    Append(id, RowOf(row.life_class, band), level);
   }
 
   void Touch(PolicyId id) override {
@@ -166,11 +177,11 @@ class HitDensityPolicy final : public EvictionPolicy {
   }
 
   // Loss per byte, in octaves. What is unknown is taken to be usual.
-  int BandOf(const TrackInfo& info) {
-    if (info.cost_us == 0 || info.bytes == 0) {
+  int BandOf(uint64_t bytes, uint32_t cost_us) {
+    if (cost_us == 0 || bytes == 0) {
       return static_cast<int>(std::lround(usual_band_));
     }
-    const double loss = 1024.0 * info.cost_us / static_cast<double>(info.bytes);
+    const double loss = 1024.0 * cost_us / static_cast<double>(bytes);
     const double band = std::clamp(kNeutralBand + std::log2(loss), 0.0, kBands - 1.0);
     usual_band_ += (band - usual_band_) / 256;
     return static_cast<int>(band);

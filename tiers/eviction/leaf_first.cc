@@ -48,7 +48,9 @@ class LeafFirst final : public EvictionPolicy {
   void Hint(PolicyId id, uint64_t next_use, float confidence) override {
     policy_->Hint(id, next_use, confidence);
   }
-  void Reprice(PolicyId id, uint32_t cost_us) override { policy_->Reprice(id, cost_us); }
+  void Reprice(PolicyId id, uint64_t bytes, uint32_t cost_us) override {
+    policy_->Reprice(id, bytes, cost_us);
+  }
   void SetCapacity(uint64_t bytes) override { policy_->SetCapacity(bytes); }
 
  private:

@@ -64,7 +64,8 @@ class EvictionPolicy {
   virtual void Hint(PolicyId /*id*/, uint64_t /*next_use*/, float /*confidence*/) {}
   // It is lost at another cost from now on: it has got, or lost, a copy in a lower tier. Ignored by
   // policies that do not ask for costs, and when not tracked.
-  virtual void Reprice(PolicyId /*id*/, uint32_t /*cost_us*/) {}
+  // `bytes`: as of Track.
+  virtual void Reprice(PolicyId /*id*/, uint64_t /*bytes*/, uint32_t /*cost_us*/) {}
   // The tier has another size from now on. Ignored by policies that do not depend on it.
   virtual void SetCapacity(uint64_t /*bytes*/) {}
 };

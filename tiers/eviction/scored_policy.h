@@ -4,6 +4,7 @@
 //   double Track(State&, const TrackInfo&)     the object's score
 //   double Touch(State&)                       its score from now on
 //   void Leave(State&, double score, bool evicted)
+//   double Reprice(State&, double score, uint64_t bytes, uint32_t cost_us)   if costs count
 // O(log n); refused candidates r cost O(r log r).
 #pragma once
 
@@ -29,6 +30,15 @@ class ScoredPolicy final : public EvictionPolicy {
 
   void Touch(PolicyId id) override {
     if (Placed(entries_, id)) heap_.Update(id, scorer_.Touch(entries_[id]));
+  }
+
+  void Reprice(PolicyId id, uint64_t bytes, uint32_t cost_us) override {
+    if constexpr (requires(typename Scorer::State & state) {
+                    scorer_.Reprice(state, 0.0, bytes, cost_us);
+                  }) {
+      if (!Placed(entries_, id)) return;
+      heap_.Update(id, scorer_.Reprice(entries_[id], heap_.KeyOf(id), bytes, cost_us));
+    }
   }
 
   std::optional<PolicyId> Evict(absl::FunctionRef<bool(PolicyId)> evictable) override {

@@ -113,6 +113,12 @@ class Window final : public EvictionPolicy {
     }
   }
 
+  void Reprice(PolicyId id, uint64_t bytes, uint32_t cost_us) override {
+    Entry* entry = Tracked(id);
+    if (entry == nullptr) return;
+    entry->cost_us = cost_us;
+    if (entry->state == State::kUnknown) policy_->Reprice(id, bytes, cost_us);
+  }
   void SetCapacity(uint64_t bytes) override { policy_->SetCapacity(bytes); }
 
  private:

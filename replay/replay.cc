@@ -4,11 +4,14 @@
 #include <memory>
 #include <utility>
 
+#include "tiers/eviction/leaf_first.h"
 #include "tiers/eviction/registry.h"
+#include "tiers/eviction/window.h"
 
 namespace terrace::replay {
 namespace {
 
+constexpr std::string_view kDefaultPolicy = "default";
 constexpr uint64_t kRequestsBetweenReports = 4096;
 
 // Tells `progress` how far the reader within is.
@@ -55,6 +58,20 @@ absl::StatusOr<NumberFile> LookAhead(const ReplayJob& job, const SimulatorOption
   return uses;
 }
 
+// A policy that takes no hints gets the window in front of it, if there is one.
+absl::StatusOr<std::unique_ptr<EvictionPolicy>> MakePolicy(const ReplayJob& job,
+                                                           const PolicyContext& context) {
+  const bool takes_hints =
+      job.policy == kDefaultPolicy || ForesightOf(job.policy) != Foresight::kNone;
+  if (job.window == 0 || takes_hints) return NewPolicy(job.policy, context);
+  PolicyContext within = context;
+  within.prefixes = false;
+  auto policy = NewPolicy(job.policy, within);
+  if (!policy.ok()) return policy.status();
+  auto windowed = NewWindow(*std::move(policy), {}, context);  // exact hints need no guard
+  return context.prefixes ? NewLeafFirst(std::move(windowed)) : std::move(windowed);
+}
+
 }  // namespace
 
 Foresight ForesightOf(std::string_view policy) {
@@ -74,7 +91,7 @@ absl::StatusOr<ReplayReport> Replay(const ReplayJob& job) {
   SimulatorOptions options = job.simulator;
   options.layers = report.trace.layers;
   auto simulator = Simulator::Create(
-      options, [&job](const PolicyContext& context) { return NewPolicy(job.policy, context); });
+      options, [&job](const PolicyContext& context) { return MakePolicy(job, context); });
   if (!simulator.ok()) return simulator.status();
   const Foresight foresight = ForesightOf(job.policy);
   std::unique_ptr<RequestSource> source;

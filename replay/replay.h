@@ -18,8 +18,10 @@ struct ReplayJob {
   TraceOptions trace_options;
   std::string policy;          // of tiers/eviction/registry.h
   SimulatorOptions simulator;  // layers come from the trace
-  uint32_t window = 0;         // requests known ahead, for policies that take hints
-  Predictions predictions;     // for policies that take bits
+  // Requests known ahead. A policy that takes no hints of its own is put behind
+  // tiers/eviction/window.h then.
+  uint32_t window = 0;
+  Predictions predictions;  // for policies that take bits
   // Called now and then with the bytes read so far by the pass named, if set.
   std::function<void(std::string_view pass, uint64_t bytes)> progress;
 };

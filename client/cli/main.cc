@@ -249,7 +249,7 @@ void AddReplay(CLI::App& app, Arguments& args, Action& action) {
                    "its prefix hit, too")
       ->check(CLI::IsMember({"block", "prefix"}))
       ->capture_default_str();
-  replay->add_option("--window", to.window, "Tell the policy what the next N requests want")
+  replay->add_option("--window", to.window, "The policy knows what the next N requests want")
       ->type_name("N")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();

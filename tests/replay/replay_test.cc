@@ -72,6 +72,16 @@ TEST(Replay, ReportsProgressOfEachPass) {
   EXPECT_THAT(passes, ::testing::ElementsAre("next uses", "replay"));
 }
 
+TEST(Replay, AWindowHelpsAPolicyThatTakesNoHints) {
+  // With all of the trace in view it is the optimum.
+  ReplayJob job = JobOf("olmoe.jsonl", "lru", 150);
+  const uint64_t lru = Replay(job)->counts.hits;
+  job.window = 3;
+  const uint64_t windowed = Replay(job)->counts.hits;
+  EXPECT_GT(windowed, lru);
+  EXPECT_EQ(windowed, Replay(JobOf("olmoe.jsonl", "min", 150))->counts.hits);
+}
+
 TEST(Replay, FailsAsItsPartsDo) {
   EXPECT_EQ(Replay(JobOf("nothing", "lru", 1)).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Replay(JobOf("olmoe.jsonl", "nobody", 1)).status().code(),

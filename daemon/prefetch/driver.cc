@@ -177,7 +177,7 @@ bool PrefetchDriver::MayLeave(ObjectId victim, uint64_t due) const {
 void PrefetchDriver::Left(ObjectId id) {
   const Entry& entry = catalog_.at(id);
   const uint64_t key_head = entry.key.Head64();
-  return_rate_.Evicted(key_head, std::max<uint64_t>(1, tenants_[entry.tenant].host_objects));
+  return_rate_.Evicted(key_head, std::max<size_t>(1, tenants_[entry.tenant].host_objects));
   if (placing_ != 0) {
     prefetcher_.Displaced(placing_, key_head, TransferUs(mover_.StoredBytes(entry)));
   }

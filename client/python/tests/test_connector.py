@@ -51,6 +51,31 @@ def same_kv(a: DynamicCache, b: DynamicCache, tokens: int) -> bool:
                for x, y in ((p.keys, q.keys), (p.values, q.values)))
 
 
+def test_announced_prompts_are_in_memory_when_their_turn_comes(directory):
+    model, waiting = tiny(), [prompt(600, seed) for seed in (1, 2)]
+    with Terraced(directory) as daemon:
+        with terrace_kv.open(socket=daemon.socket_path) as client:
+            cache = TerracePrefixCache(client, model)
+            expected = [cache.generate(ids, max_new_tokens=4, do_sample=False) for ids in waiting]
+            client.flush(60)
+        daemon.kill()
+        daemon.start()
+        with terrace_kv.open(socket=daemon.socket_path) as client:
+            cache = TerracePrefixCache(client, model)
+            cache.announce([*waiting, prompt(600, 3)])  # one that is not stored
+            deadline = time.monotonic() + 30
+            while client.status()["tiers"][0]["objects"] < 4:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            for ids, tokens in zip(waiting, expected, strict=True):
+                again = cache.generate(ids, max_new_tokens=4, do_sample=False)
+                assert torch.equal(again, tokens)
+            assert client.status()["counters"]["prefetch_queue_timely"] >= 4
+            cache.announce([])
+            assert client.status()["counters"]["hint_requests"] == 0
+            assert cache.stats.errors == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restored_prefix_gives_the_same_tokens_and_bytes(client, dtype):
     model = tiny(dtype)

@@ -17,7 +17,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTra
 from transformers.cache_utils import DynamicLayer
 
 from terrace_kv import (
-    K, V, Client, KvGeometry, Lease, Store, StoreChunk, errors,
+    K, V, Client, ExpectedRead, KvGeometry, Lease, Store, StoreChunk, errors,
 )
 
 logger = logging.getLogger(__name__)
@@ -215,6 +215,7 @@ class TerracePrefixCache:
         self._extra = extra
         self._geometry = geometry_of(model, weights_id)
         self._registered = client.register_kv(self._geometry)
+        self._announced = 0  # requests 0 .. n-1
 
     def restore(self, input_ids: torch.Tensor) -> tuple[DynamicCache, int]:
         """(cache with the longest stored prefix of `input_ids` [1, tokens], its length in tokens).
@@ -222,6 +223,19 @@ class TerracePrefixCache:
         its layers. The model's forward raises LoadFailed if a layer cannot be read after all."""
         cache, restored = self._restore(self._prompt(input_ids))
         return cache, restored.tokens if restored else 0
+
+    def announce(self, waiting: Sequence[torch.Tensor]) -> None:
+        """The prompts, [1, tokens] each, that generate() or restore() will be given next, in that
+        order: what is stored of them is brought to memory meanwhile. Takes the place of what was
+        announced before. A failure is counted and logged, never raised."""
+        reads = [ExpectedRead(request_id=order, order=order, tokens=self._prompt(ids),
+                              extra=self._extra) for order, ids in enumerate(waiting)]
+        try:
+            self._client.withdraw(range(len(reads), self._announced))
+            self._client.hint(reads, self._registered)
+        except errors.TerraceError as error:
+            self._note(error, "announce")
+        self._announced = len(reads)
 
     def store(self, input_ids: torch.Tensor, cache: DynamicCache, *, cost_us: int = 0) -> int:
         """Stores the KV of the leading tokens of `input_ids` [1, tokens] that `cache` covers, which

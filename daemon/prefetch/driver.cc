@@ -18,8 +18,6 @@ constexpr uint32_t kWindowUses = 4096;   // that one looks at
 constexpr uint64_t kMeasureUs = 100'000;
 // Behind its time, a hint that was neither withdrawn nor came true: its engine has lost it.
 constexpr uint64_t kLapseUs = 600'000'000;
-// Evictions after which what left is not expected back.
-constexpr size_t kReturnHorizon = 16384;
 constexpr float kAnyProbability = 0;
 
 HintSource SourceOf(HintKind kind) {
@@ -60,8 +58,7 @@ PrefetchDriver::PrefetchDriver(const Options& options, Catalog& catalog,
       metrics_(metrics),
       layout_of_(std::move(layout_of)),
       lookahead_(LookaheadFor(options), MonotonicUs),
-      prefetcher_(WholeObjects(), &lookahead_, MonotonicUs),
-      return_rate_(kReturnHorizon) {
+      prefetcher_(WholeObjects(), &lookahead_, MonotonicUs) {
   mover_.Listen(this);
 }
 
@@ -165,7 +162,7 @@ void PrefetchDriver::Steer(ObjectId id) {
   if (entry.host == nullptr || !entry.host->ready) return;
   const std::optional<FutureUse> next = lookahead_.NextUse(entry.key.Head64());
   tenants_[entry.tenant].placement->Hint(id, next ? next->due : kUnknownUse,
-                                           next ? next->probability : 0);
+                                         next ? next->probability : 0);
 }
 
 void PrefetchDriver::Touched(ObjectId id) {
@@ -180,7 +177,7 @@ bool PrefetchDriver::MayLeave(ObjectId victim, uint64_t due) const {
 void PrefetchDriver::Left(ObjectId id) {
   const Entry& entry = catalog_.at(id);
   const uint64_t key_head = entry.key.Head64();
-  return_rate_.Evicted(key_head);
+  return_rate_.Evicted(key_head, std::max<size_t>(1, tenants_[entry.tenant].host_objects));
   if (placing_ != 0) {
     prefetcher_.Displaced(placing_, key_head, TransferUs(mover_.StoredBytes(entry)));
   }

@@ -1,7 +1,10 @@
 // resize: what reading costs while the host tier shrinks from 4 GiB to 1 GiB and grows back,
 // against the same load before; and what a tenant that floods the tiers costs another one.
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <thread>
@@ -44,7 +47,7 @@ class Peer {
         kernels::SharedMemory::Attach(welcome.segment_fd, welcome.host_capacity_bytes, true);
     if (!segment.ok()) return segment.status();
     peer->segment_ = *std::move(segment);
-    ObjectLayout layout;
+    ObjectLayout& layout = peer->layout_;
     layout.fingerprint.fill(0x42);
     layout.part_bytes_per_token = {kObjectBytes / kTokens};
     const auto layout_id = peer->connection_->RegisterLayout(layout);
@@ -68,10 +71,13 @@ class Peer {
         continue;
       }
       if (!result.status.ok()) return result.status;
-      Fill(number, segment_.data() + result.offset);
+      uint8_t* payload = segment_.data() + result.offset;
+      Fill(number, payload);
       CommitItem commit;
       commit.reservation_id = result.reservation_id;
-      commit.part_crcs = {kernels::Crc32c(segment_.data() + result.offset, kObjectBytes)};
+      for (const PartSpan& part : layout_.Parts(kTokens, 0)) {
+        commit.part_crcs.push_back(kernels::Crc32c(payload + part.offset, part.bytes));
+      }
       const auto committed = connection_->Commit({&commit, 1});
       return committed.ok() ? committed->front() : committed.status();
     }
@@ -130,6 +136,7 @@ class Peer {
 
   std::unique_ptr<Connection> connection_;
   kernels::SharedMemory segment_;
+  ObjectLayout layout_;
   uint32_t layout_id_ = 0;
   std::vector<uint64_t> words_ = std::vector<uint64_t>(kObjectBytes / 8);
 };

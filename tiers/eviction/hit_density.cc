@@ -35,10 +35,13 @@ constexpr int kNeutralBand = kBands / 2;
 // Objects that left are remembered twice as many as there are, and at least so many: small
 // tiers need it, for there a return comes after several times their size.
 constexpr uint32_t kPastPerObject = 2, kLeastPast = 16384;
-// Ages below a 32nd of the number of objects share a level: moving them sooner changes nothing.
+// Ages below an eighth of the number of objects share a level: a 32nd hits no more, and each level
+// that an object passes costs.
 constexpr uint32_t kYoungShare = 32;
-// Lists looked at in an access for objects that grew into the next level, and moves for each.
-constexpr int kListsAnAccess = 4, kMovesAList = 8;
+// Lists are gone through once in a 512th as many accesses as there are objects, so that objects
+// are soon where their age belongs (half as often cost half a point), in steps of a list or a move.
+constexpr uint32_t kRounds = 512;
+constexpr int kStepsAnAccess = 32;
 
 struct Entry : IdLink {
   uint32_t tick = 0;  // of the last use, modulo 2^32
@@ -264,40 +267,40 @@ class HitDensityPolicy final : public EvictionPolicy {
     Append(id, RowOf(life_class, row.band), young_level_);
   }
 
-  // Objects that are too old for their lists, of some lists in turn.
+  // Goes through the lists for objects that are too old for them, some of the way in each access.
   void MoveAged() {
-    for (int looked = 0; looked < kListsAnAccess; ++looked) {
-      const size_t place = NextOccupied(cursor_);
-      if (place == kNowhere) return;
-      cursor_ = place + 1;
-      const int list = order_[place];
+    if (cursor_ == kNowhere) {
+      if (now_ < next_round_) return;
+      next_round_ = now_ + tracked_ / kRounds;
+      cursor_ = 0;
+    }
+    for (int steps = 0; steps < kStepsAnAccess; ++steps) {
+      cursor_ = NextOccupied(cursor_);
+      if (cursor_ == kNowhere) return;
+      const int list = static_cast<int>(order_[cursor_]);
       const int level = list % kLevels;
-      if (level == kLevels - 1) continue;
       const uint64_t end = ReuseTimes::LevelStart(std::max(level, young_level_) + 1);
-      for (int moves = 0; moves < kMovesAList && !lists_[list].empty(); ++moves) {
-        const PolicyId id = lists_[list].oldest();
-        const uint64_t age = now_ - Unwrap(entries_[id].tick);
-        if (age < end) break;
-        Remove(id);
-        Append(id, list / kLevels, ReuseTimes::LevelOf(age));
+      const PolicyId id = lists_[list].oldest();
+      const uint64_t age = now_ - Unwrap(entries_[id].tick);
+      if (age < end || level == kLevels - 1) {
+        ++cursor_;
+        continue;
       }
+      Remove(id);
+      Append(id, list / kLevels, ReuseTimes::LevelOf(age));
     }
   }
 
   static constexpr size_t kNowhere = ~size_t{0};
 
-  // The first occupied place at or after `from`, and from the start again behind the last.
+  // The first occupied place at or after `from`.
   size_t NextOccupied(size_t from) const {
-    const size_t words = occupied_.size();
-    if (words == 0) return kNowhere;
-    size_t word = from / 64 % words;
-    uint64_t bits =
-        occupied_[word] & (from / 64 < words ? ~uint64_t{0} << from % 64 : ~uint64_t{0});
-    for (size_t seen = 0; bits == 0; bits = occupied_[word]) {
-      if (++seen > words) return kNowhere;
-      word = (word + 1) % words;
+    for (size_t word = from / 64; word < occupied_.size(); ++word) {
+      const uint64_t bits =
+          word == from / 64 ? occupied_[word] & (~uint64_t{0} << from % 64) : occupied_[word];
+      if (bits != 0) return word * 64 + std::countr_zero(bits);
     }
-    return word * 64 + std::countr_zero(bits);
+    return kNowhere;
   }
 
   // Learns: puts the lists in order of density, of equal ones the older level first.
@@ -346,7 +349,8 @@ class HitDensityPolicy final : public EvictionPolicy {
   std::vector<float> densities_;
   std::vector<uint32_t> order_, place_;  // lists by density, and where each is among them
   std::vector<uint64_t> occupied_;       // a bit for each place
-  size_t cursor_ = 0;
+  size_t cursor_ = kNowhere;             // the place of the list to go on with; between rounds none
+  uint64_t next_round_ = 0;
 };
 
 }  // namespace

@@ -23,15 +23,19 @@ from terrace_kv.connectors.transformers import TerracePrefixCache  # noqa: E402
 DOCUMENT = ("The lighthouse at Cape Verity was built in 1871 and lit with whale oil. " * 20 +
             "Its first keeper was Ada Thorne. ")
 
+QUESTIONS = ("Who was the first keeper?", "When was it built?")
+
 
 def main(directory: str) -> None:
     model, tokenizer = smollm2.load()
     with terrace_kv.open(directory) as client:
         cache = TerracePrefixCache(client, model)
-        for question in ("Who was the first keeper?", "When was it built?"):
-            ids = tokenizer.apply_chat_template(
-                [{"role": "user", "content": f"{DOCUMENT}\n{question}"}],
-                add_generation_prompt=True, return_tensors="pt", return_dict=False)
+        prompts = [tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{DOCUMENT}\n{question}"}],
+            add_generation_prompt=True, return_tensors="pt", return_dict=False)
+            for question in QUESTIONS]
+        cache.announce(prompts)  # what is stored of them comes to memory meanwhile
+        for question, ids in zip(QUESTIONS, prompts, strict=True):
             before, started = cache.stats.restored_tokens, time.monotonic()
             output = cache.generate(ids, max_new_tokens=16, do_sample=False)
             answer = tokenizer.decode(output[0, ids.shape[1]:], skip_special_tokens=True)

@@ -26,6 +26,12 @@ void Check(bool holds) {
   if (!holds) abort();
 }
 
+void ReadCommitAs(capnp::MessageReader& message) {
+  std::vector<CommitItem> items;
+  if (!ReadCommit(message.getRoot<Session::CommitParams>(), kLimits, items).ok()) return;
+  for (const CommitItem& item : items) Check(item.part_crcs.size() <= kMaxParts);
+}
+
 void ReadHintsAs(capnp::MessageReader& message) {
   std::vector<HintItem> hints;
   if (!ReadHints(message.getRoot<Session::HintParams>(), kLimits, hints).ok()) return;
@@ -89,14 +95,9 @@ void ReadRequestAs(uint8_t which, capnp::MessageReader& message) {
       Check(!status.ok() || items.size() <= kLimits.max_keys_per_call);
       break;
     }
-    case 5: {
-      std::vector<CommitItem> items;
-      const absl::Status status =
-          ReadCommit(message.getRoot<Session::CommitParams>(), kLimits, items);
-      if (!status.ok()) break;
-      for (const CommitItem& item : items) Check(item.part_crcs.size() <= kMaxParts);
+    case 5:
+      ReadCommitAs(message);
       break;
-    }
     case 6: {
       std::vector<uint64_t> ids;
       (void)ReadIds(message.getRoot<Session::AbortParams>().getReservationIds(), "ids", kLimits,

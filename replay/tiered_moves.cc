@@ -39,7 +39,9 @@ std::optional<LinkPiece> TieredStore::NextToHbm() {
     const PolicyId id = ids_.at(piece->key_head);
     Move& move = objects_[id].to_hbm;
     if (piece->offset == 0) {
+      move.active = true;  // what goes down for it must not push it out of the host
       if (!MakeHbmRoom(piece->object_bytes, &*piece)) {
+        move.active = false;
         to_hbm_.Refused(piece->key_head);
         continue;
       }

@@ -14,12 +14,14 @@ constexpr uint64_t kReviewUs = 50'000;
 LookaheadOptions LookaheadOf() {
   LookaheadOptions options;
   options.max_uses = size_t{1} << 22;
+  options.trial_hints = 32;
   return options;
 }
 
 PrefetchOptions PrefetchOf(const TieredStoreOptions& options, uint64_t tier_bytes) {
   PrefetchOptions prefetch;
-  prefetch.trial_bytes = std::min(prefetch.trial_bytes, tier_bytes / 16);
+  prefetch.trial_bytes =
+      std::min(prefetch.trial_bytes, std::max(tier_bytes / 8, 4 * options.piece_bytes));
   prefetch.piece_bytes = options.piece_bytes;
   prefetch.review_us = kReviewUs;
   return prefetch;
@@ -85,6 +87,9 @@ void TieredStore::RunOne() {
     case EventKind::kNvmeLanded:
       LandedInHost(event.piece);
       break;
+    case EventKind::kBucket:
+      bucket_scheduled_ = 0;
+      break;
     case EventKind::kReview:
       review_scheduled_ = false;
       FreeCancelled();
@@ -99,6 +104,7 @@ void TieredStore::Pump() {
     Schedule(begun->free_at, EventKind::kPcieFree);
     Schedule(begun->lands_at, EventKind::kPcieLanded, begun->piece);
   }
+  ScheduleBucket();
   if (const auto begun = nvme_.Begin(now_, [this] { return NextToHost(); })) {
     Schedule(begun->free_at, EventKind::kNvmeFree);
     if (begun->piece.traffic != Traffic::kWrite) {
@@ -111,6 +117,14 @@ void TieredStore::ScheduleReview() {
   if (review_scheduled_ || (lookahead_.uses() == 0 && victims_.held() == 0)) return;
   review_scheduled_ = true;
   Schedule(now_ + kReviewUs, EventKind::kReview);
+}
+
+void TieredStore::ScheduleBucket() {
+  const auto at = victims_.NextMove(1e6 / options_.pcie.bytes_per_s, options_.pcie.latency_us);
+  // One that is late waits for the link, which wakes us when it is free.
+  if (!at || *at <= now_ || (bucket_scheduled_ != 0 && bucket_scheduled_ <= *at)) return;
+  bucket_scheduled_ = *at;
+  Schedule(*at, EventKind::kBucket);
 }
 
 // --- What engines say ---

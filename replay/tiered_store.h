@@ -104,7 +104,14 @@ class TieredStore {
     PolicyId parent = kNoPolicyId;
     Move to_hbm, to_host;
   };
-  enum class EventKind : uint8_t { kPcieFree, kPcieLanded, kNvmeFree, kNvmeLanded, kReview };
+  enum class EventKind : uint8_t {
+    kPcieFree,
+    kPcieLanded,
+    kNvmeFree,
+    kNvmeLanded,
+    kBucket,
+    kReview
+  };
   struct Event {
     uint64_t time, number;
     EventKind kind;
@@ -120,6 +127,7 @@ class TieredStore {
   void RunOne();
   void Pump();
   void ScheduleReview();
+  void ScheduleBucket();
   void FreeCancelled();
   std::optional<LinkPiece> NextToHbm();
   std::optional<LinkPiece> NextOfBucket();
@@ -149,6 +157,7 @@ class TieredStore {
   uint64_t now_ = 0, next_event_ = 0;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   bool review_scheduled_ = false;
+  uint64_t bucket_scheduled_ = 0;  // the event that is next to come; 0: none
   VirtualLink pcie_, nvme_;
   Lookahead lookahead_;
   Prefetcher to_hbm_, to_host_;

@@ -28,13 +28,19 @@ std::optional<VictimBuffer::Entry> VictimBuffer::Take(uint64_t key_head) {
   return Remove(key_head);
 }
 
+std::optional<uint64_t> VictimBuffer::NextMove(double per_byte, uint64_t latency) const {
+  if (buckets_.empty()) return std::nullopt;
+  const Bucket& first = buckets_.begin()->second;
+  const uint64_t move =
+      latency + static_cast<uint64_t>(per_byte * static_cast<double>(first.bytes));
+  return first.begin - std::min(first.begin, move);
+}
+
 std::optional<VictimBuffer::Bucket> VictimBuffer::TakeDue(uint64_t now, double per_byte,
                                                           uint64_t latency) {
-  if (buckets_.empty()) return std::nullopt;
+  const auto move = NextMove(per_byte, latency);
+  if (!move || *move > now) return std::nullopt;
   const auto first = buckets_.begin();
-  const uint64_t move =
-      latency + static_cast<uint64_t>(per_byte * static_cast<double>(first->second.bytes));
-  if (first->second.begin > now && first->second.begin - now > move) return std::nullopt;
   Bucket bucket = std::move(first->second);
   buckets_.erase(first);
   held_bytes_ -= bucket.bytes;

@@ -52,6 +52,8 @@ class VictimBuffer {
   // The earliest bucket, if moving it must begin now to be done by the begin of its span: it is
   // emptied, its entries by time of use. `per_byte` and `latency`: of the link up, in clock units.
   std::optional<Bucket> TakeDue(uint64_t now, double per_byte, uint64_t latency);
+  // When TakeDue has something to give next; nullopt while nothing is held.
+  std::optional<uint64_t> NextMove(double per_byte, uint64_t latency) const;
   // Less room from now on: appends what has to go to `dropped`, the furthest first.
   void SetCapacity(uint64_t bytes, std::vector<Entry>* dropped);
 

@@ -28,6 +28,7 @@ void HintCalibration::Record(HintSource source, float confidence, bool came_true
     bucket.resolved /= 2;
     bucket.came_true /= 2;
   }
+  ++judged_[static_cast<size_t>(source)];
   bucket.resolved += 1;
   bucket.came_true += came_true ? 1 : 0;
 }

@@ -1,6 +1,6 @@
 // How often hints came true: what turns an engine's confidence into a probability. Decayed counts
 // per source and per bucket of stated confidence, so that a source that starts to guess is
-// disbelieved, and one that has mended is believed again. One thread; O(1); 256 bytes.
+// disbelieved, and one that has mended is believed again. One thread; O(1); about 300 bytes.
 #pragma once
 
 #include <array>
@@ -26,6 +26,7 @@ class HintCalibration {
   void Record(HintSource source, float confidence, bool came_true);
   // The probability that such a hint comes true. As stated while nothing is known.
   float Probability(HintSource source, float confidence) const;
+  uint64_t judged(HintSource source) const { return judged_[static_cast<size_t>(source)]; }
 
  private:
   static constexpr size_t kBuckets = 8;
@@ -38,6 +39,7 @@ class HintCalibration {
   static size_t BucketOf(float confidence);
 
   std::array<std::array<Bucket, kBuckets>, kHintSources> buckets_{};
+  std::array<uint64_t, kHintSources> judged_{};
 };
 
 }  // namespace terrace

@@ -279,7 +279,8 @@ std::optional<FutureUse> Lookahead::NextUse(uint64_t key_head, float min_probabi
   for (const UseAt& at : found->second.uses) {
     if (++looked_at > kUsesLookedAt) break;
     const FutureUse use = Describe(announced_.at(at.sequence), at.key);
-    if (use.probability >= min_probability) return use;
+    const bool known = calibration_.judged(use.source) >= options_.trial_hints;
+    if (min_probability <= 0 || (known && use.probability >= min_probability)) return use;
   }
   return std::nullopt;
 }

@@ -62,6 +62,9 @@ struct LookaheadOptions {
   // before it is said to start. Experts are judged when the next of their queue is due, which is
   // sooner: a step of a sequence ends with the next.
   uint64_t settle = 400'000;
+  // Until so many hints of a source were judged, NextUse does not go by them: nothing stays, and
+  // nothing leaves, on the word of somebody unknown.
+  uint64_t trial_hints = 0;
   // What is overdue by more than this is forgotten: its engine is gone, or has lost it.
   uint64_t expire = 300'000'000;
 };

@@ -145,13 +145,20 @@ TEST_F(TieredStoreTest, ADemandIsDelayedByOnePieceAtTheMost) {
 }
 
 TEST_F(TieredStoreTest, WhatHbmEvictsAndTheFutureWantsComesBackInItsBucket) {
+  for (uint64_t request = 100; request < 140; ++request) {  // the queue is known to be right
+    Announce(request, {9}, store_->now() + 1'000);
+    store_->RunUntil(store_->now() + 1'000);
+    store_->Started(request, hints_);
+    Use({9});
+  }
+  store_->RunUntil(store_->now() + 1'000'000);
   // 6 leaves HBM first and is wanted in half a second: it waits in the victim buffer.
   Announce(1, {6}, store_->now() + 500'000);
   Use({21, 22, 23});
   EXPECT_EQ(store_->counts().victims, 1u);
   store_->RunUntil(store_->now() + 470'000);
   EXPECT_EQ(store_->counts().bucket_objects, 0u);
-  store_->RunUntil(store_->now() + 29'000);
+  store_->RunUntil(store_->now() + 30'000);
   EXPECT_EQ(store_->counts().bucket_objects, 1u);
   store_->Started(1, hints_);
   EXPECT_EQ(Use({6}), 0u);

@@ -39,6 +39,7 @@ TEST_F(VictimBufferTest, ABucketMovesAsOneBeforeItsTime) {
   EXPECT_TRUE(Put(1, 1090));
   EXPECT_TRUE(Put(2, 1010));
   EXPECT_TRUE(Put(3, 1200));
+  EXPECT_EQ(buffer_.NextMove(1, 5), 975u);
   EXPECT_THAT(TakeDue(974), IsEmpty());  // 20 bytes and the latency: 25 before 1000
   const auto bucket = buffer_.TakeDue(975, 1, 5);
   ASSERT_TRUE(bucket.has_value());
@@ -49,6 +50,7 @@ TEST_F(VictimBufferTest, ABucketMovesAsOneBeforeItsTime) {
   EXPECT_EQ(buffer_.held_bytes(), 10u);
   EXPECT_THAT(TakeDue(5000), ElementsAre(3));  // late, but still
   EXPECT_THAT(TakeDue(9000), IsEmpty());
+  EXPECT_FALSE(buffer_.NextMove(1, 5).has_value());
 }
 
 TEST_F(VictimBufferTest, TheFurthestGivesWayAndTheFurtherIsRefused) {

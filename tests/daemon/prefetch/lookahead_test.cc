@@ -123,6 +123,20 @@ TEST_F(LookaheadTest, BelievesWhatCameTrue) {
   EXPECT_TRUE(lookahead_.NextUse(7, 0).has_value());
 }
 
+TEST_F(LookaheadTest, ASourceOnTrialIsHeardButNotGoneBy) {
+  options_.trial_hints = 3;
+  Lookahead lookahead(options_, [this] { return now_; });
+  const AnnouncedKey key{7, 1};
+  for (uint64_t i = 1; i <= 4; ++i) {
+    ASSERT_TRUE(lookahead.Announce({HintSource::kQueue, i, 1, i, kUnknownUse, {&key, 1}}).ok());
+    EXPECT_EQ(lookahead.NextUse(7).has_value(), i == 4) << i;
+    EXPECT_TRUE(lookahead.NextUse(7, 0).has_value());
+    lookahead.Started(i);
+    lookahead.Used(7);
+    now_ += 2 * options_.settle;
+  }
+}
+
 TEST_F(LookaheadTest, WhatIsSaidAgainIsNotAnotherPrediction) {
   ASSERT_TRUE(Queue(1, 0, {7, 8}).ok());
   for (int i = 0; i < 50; ++i) ASSERT_TRUE(Queue(1, 0, {7, 8}).ok());

@@ -35,12 +35,15 @@ constexpr int kNeutralBand = kBands / 2;
 // Objects that left are remembered twice as many as there are, and at least so many: small
 // tiers need it, for there a return comes after several times their size.
 constexpr uint32_t kPastPerObject = 2, kLeastPast = 16384;
-// Ages below an eighth of the number of objects share a level: a 32nd hits no more, and each level
-// that an object passes costs.
-constexpr uint32_t kYoungShare = 32;
-// Lists are gone through once in a 512th as many accesses as there are objects, so that objects
-// are soon where their age belongs (half as often cost half a point), in steps of a list or a move.
-constexpr uint32_t kRounds = 512;
+// Ages below an eighth of the number of objects share a level: finer ones hit no more, and each
+// level that an object passes costs.
+constexpr uint32_t kYoungShare = 8;
+// Refused candidates are asked again after a 32nd as many accesses as there are objects.
+constexpr uint32_t kAsideShare = 32;
+// Lists are gone through once in a 128th as many accesses as there are objects, so that objects
+// are soon where their age belongs (every 25 to 50 accesses, at 10,000
+// objects a 200th, cost a third of a point), in steps of a list or a move.
+constexpr uint32_t kRounds = 128;
 constexpr int kStepsAnAccess = 32;
 
 struct Entry : IdLink {
@@ -174,7 +177,7 @@ class HitDensityPolicy final : public EvictionPolicy {
     ++now_;
     if (now_ >= next_rank_) Rank();
     MoveAged();
-    for (uint32_t n = 1 + kYoungShare * asides_ / (tracked_ + 1); n > 0 && !aside_.empty(); --n) {
+    for (uint32_t n = 1 + kAsideShare * asides_ / (tracked_ + 1); n > 0 && !aside_.empty(); --n) {
       TakeBack(aside_.oldest());
     }
   }

@@ -15,9 +15,9 @@ namespace {
 constexpr size_t kMostSampled = 4096;
 // Uses of one request are alike: only batches longer than most requests are independent.
 constexpr uint64_t kBatch = 128;
-// Ahead by three standard deviations, of so many batches at least: it is asked after each batch,
-// and two were passed by chance once in 25 runs over real traces.
-constexpr double kSignificant = 3.0;
+// Ahead by four standard deviations, of so many batches at least: it is asked after each batch, and
+// two, then three, were each passed by chance once in some 25 runs over real traces.
+constexpr double kSignificant = 4.0;
 constexpr uint64_t kLeastBatches = 8;
 // What was seen is halved after so many times the sample's size in uses.
 constexpr uint64_t kMemory = 16;

@@ -40,9 +40,8 @@ constexpr uint32_t kPastPerObject = 2, kLeastPast = 16384;
 constexpr uint32_t kYoungShare = 8;
 // Refused candidates are asked again after a 32nd as many accesses as there are objects.
 constexpr uint32_t kAsideShare = 32;
-// Lists are gone through once in a 128th as many accesses as there are objects, so that objects
-// are soon where their age belongs (every 25 to 50 accesses, at 10,000
-// objects a 200th, cost a third of a point), in steps of a list or a move.
+// Lists are gone through once in a 128th as many accesses as there are objects (a 512th hits no
+// more), in steps of a list or a move.
 constexpr uint32_t kRounds = 128;
 constexpr int kStepsAnAccess = 32;
 

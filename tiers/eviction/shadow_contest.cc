@@ -19,8 +19,9 @@ constexpr uint64_t kBatch = 128;
 // two, then three, were each passed by chance once in some 25 runs over real traces.
 constexpr double kSignificant = 4.0;
 constexpr uint64_t kLeastBatches = 8;
-// What was seen is halved after so many times the sample's size in uses.
-constexpr uint64_t kMemory = 16;
+// What was seen is halved after so many times the sample's size in uses, of a small sample after 64
+// batches: less could never be significant.
+constexpr uint64_t kMemory = 16, kLeastMemory = 64 * kBatch;
 
 }  // namespace
 
@@ -106,8 +107,8 @@ void ShadowContest::EndBatch() {
   ++batches_;
   size_t best = leader_;
   double best_ahead = 0;
-  const double fade = std::exp2(-static_cast<double>(kBatch) /
-                                static_cast<double>(kMemory * std::max<size_t>(sample_.size(), 1)));
+  const uint64_t memory = std::max<uint64_t>(kMemory * sample_.size(), kLeastMemory);
+  const double fade = std::exp2(-static_cast<double>(kBatch) / static_cast<double>(memory));
   for (size_t i = 0; i < contenders_.size(); ++i) {
     Contender& contender = contenders_[i];
     contender.ahead = contender.ahead * fade + contender.batch;

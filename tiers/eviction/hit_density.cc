@@ -35,9 +35,9 @@ constexpr int kNeutralBand = kBands / 2;
 // Objects that left are remembered twice as many as there are, and at least so many: small
 // tiers need it, for there a return comes after several times their size.
 constexpr uint32_t kPastPerObject = 2, kLeastPast = 16384;
-// Ages below an eighth of the number of objects share a level: finer ones hit no more, and each
-// level that an object passes costs.
-constexpr uint32_t kYoungShare = 8;
+// Ages below this share of the number of objects have one level. Each level that an object passes
+// costs, more so when objects outgrow the processor's caches.
+constexpr uint32_t kYoungShare = 32, kYoungShareOfMany = 8, kMany = 1 << 17;
 // Refused candidates are asked again after a 32nd as many accesses as there are objects.
 constexpr uint32_t kAsideShare = 32;
 // Lists are gone through once in a 128th as many accesses as there are objects (a 512th hits no
@@ -308,7 +308,8 @@ class HitDensityPolicy final : public EvictionPolicy {
   // Learns: puts the lists in order of density, of equal ones the older level first.
   void Rank() {
     times_.SetScale(tracked_);
-    young_level_ = ReuseTimes::LevelOf(tracked_ / kYoungShare);
+    young_level_ =
+        ReuseTimes::LevelOf(tracked_ / (tracked_ < kMany ? kYoungShare : kYoungShareOfMany));
     densities_.resize(size_t{kKinds} * kKindClasses * kLevels);
     times_.Densities(now_, absl::MakeSpan(densities_));
     const size_t lists = lists_.size();

@@ -52,7 +52,7 @@ absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Create(
   auto hbm = NewPolicy(options.policy, context);
   if (!hbm.ok()) return hbm.status();
   context.capacity_bytes = std::max<uint64_t>(1, options.host_bytes);
-  auto host = NewPolicy(options.policy, context);
+  auto host = NewPolicy(options.host_policy, context);
   if (!host.ok()) return host.status();
   store->hbm_policy_ = *std::move(hbm);
   store->host_policy_ = *std::move(host);

@@ -33,7 +33,9 @@ struct TieredStoreOptions {
   uint64_t hbm_bytes = 0, host_bytes = 0;
   LinkOptions pcie{25e9, 10};  // host to HBM
   LinkOptions nvme{3e9, 80};   // NVMe to host, and back for writes
-  std::string policy = "lru";  // of HBM and of the host
+  std::string policy = "lru";  // of HBM
+  // Of the host: what goes up leaves it, so that its policy never sees a use.
+  std::string host_policy = "lru";
   uint64_t piece_bytes = uint64_t{1} << 20;
   double unit_bytes = 16384;  // bytes of a token or an expert
   double victim_share = 0.5;  // of the host, that its victim buffer may fill

@@ -178,3 +178,20 @@ def test_the_plot_is_a_png(tmp_path):
         text=True)
     assert result.returncode == ERROR and "where.png" in result.stderr
     assert "Traceback" not in result.stderr and "lru" in result.stdout
+
+
+def test_three_tiers_beside_lru():
+    trace = DATA / "mooncake_400.jsonl"
+    table = shown("--trace", trace, "--policy", "lru", "--tiers", "hbm=10%,host=20%")
+    lru, known = table["rows"]
+    assert (lru["hints"], known["hints"], lru["stall_vs_lru"]) == ("off", "queue", 1)
+    assert known["stall_vs_lru"] <= 0.6 and known["to_hbm"]["queue"]["timely"] > 0
+    for row in (lru, known):
+        found = sum(row[place] for place in ("hbm", "joined", "host", "nvme", "created"))
+        assert found == row["accesses"]
+    for wrong, said in (("hbm=0", "--tiers hbm"), ("foo=1", "accepted: hbm, host"),
+                        ("pcie=x", "expected a number")):
+        result = replay("--trace", trace, "--tiers", wrong)
+        assert result.returncode == USAGE and said in result.stderr
+    result = replay("--trace", trace, "--tiers", "", "--capacity-objects", 9)
+    assert result.returncode == USAGE and "sizes of its own" in result.stderr

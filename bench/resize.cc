@@ -187,76 +187,111 @@ absl::StatusOr<std::vector<double>> ReadUntil(Peer& peer, std::mt19937& random,
   return times;
 }
 
+// One daemon, one reader, and a resize at a time.
+class ResizeLoad {
+ public:
+  static absl::StatusOr<std::unique_ptr<ResizeLoad>> Start(const PrivateDaemon& daemon) {
+    std::unique_ptr<ResizeLoad> load(new ResizeLoad(daemon));
+    auto reader = Peer::Open(daemon, "");
+    if (!reader.ok()) return reader.status();
+    load->reader_ = *std::move(reader);
+    auto admin = daemon.Connect();
+    if (!admin.ok()) return admin.status();
+    load->admin_ = *std::move(admin);
+    for (uint32_t number = 0; number < kHot; ++number) {
+      absl::Status status = load->reader_->Store(number);
+      if (!status.ok()) return status;
+    }
+    return load;
+  }
+
+  // Stores beside what is read from now on; what stored before ends.
+  absl::Status StoreBeside(double per_second) {
+    if (flood_ != nullptr) {
+      next_ += flood_->stored() + 1;
+      absl::Status stopped = flood_->Stop();
+      if (!stopped.ok()) return stopped;
+    }
+    auto peer = Peer::Open(daemon_, "");
+    if (!peer.ok()) return peer.status();
+    flood_ = std::make_unique<Flood>(*std::move(peer), next_, per_second);
+    return absl::OkStatus();
+  }
+
+  // As fast as it goes, until the tier has been filled.
+  absl::Status FillUp() {
+    absl::Status status = StoreBeside(0);
+    if (!status.ok()) return status;
+    status = ReadUntil(*reader_, random_, [&] { return flood_->stored() > 4096; }).status();
+    return status.ok() ? StoreBeside(kStoresPerSecond) : status;
+  }
+
+  // p99 of reads while nothing changes, us.
+  absl::StatusOr<double> Steady() {
+    const double end = NowSeconds() + kPhaseSeconds;
+    return P99(ReadUntil(*reader_, random_, [&] { return NowSeconds() > end; }));
+  }
+
+  // p99 while the tier is on its way to so many bytes, and for a second at least, us.
+  absl::StatusOr<double> Resizing(uint64_t bytes) {
+    absl::Status failed = admin_->Resize({"host", "", bytes}).status();
+    const double start = NowSeconds();
+    double asked = start;
+    bool resized = false;
+    auto times = ReadUntil(*reader_, random_, [&] {
+      const double now = NowSeconds();
+      if (!resized && now > asked + 0.02) {
+        asked = now;
+        const auto reply = admin_->Resize({"host", "", 0});
+        if (!reply.ok()) failed = reply.status();
+        resized = reply.ok() && reply->done;
+        if (resized) seconds_ = now - start;
+        if (now > start + kShrinkTimeoutSeconds) {
+          failed = absl::DeadlineExceededError("the tier did not get to its size");
+        }
+      }
+      return !failed.ok() || (resized && now > start + 1);
+    });
+    return failed.ok() ? P99(std::move(times)) : failed;
+  }
+  double seconds() const { return seconds_; }  // that the last resize took
+
+ private:
+  explicit ResizeLoad(const PrivateDaemon& daemon) : daemon_(daemon) {}
+  static absl::StatusOr<double> P99(absl::StatusOr<std::vector<double>> times) {
+    if (!times.ok()) return times.status();
+    return Percentile(*times, 99) * 1e6;
+  }
+
+  const PrivateDaemon& daemon_;
+  std::unique_ptr<Peer> reader_;
+  std::unique_ptr<Connection> admin_;
+  std::unique_ptr<Flood> flood_;
+  std::mt19937 random_{1};
+  uint32_t next_ = kFirstOther;
+  double seconds_ = 0;
+};
+
 struct ResizePairs {
   std::vector<Pair> shrink, growth;
   std::vector<double> shrink_seconds;
 };
 
-absl::Status MeasureResize(PrivateDaemon& daemon, ResizePairs& pairs) {
-  auto reader = Peer::Open(daemon, "");
-  auto admin = daemon.Connect();
-  if (!reader.ok()) return reader.status();
-  if (!admin.ok()) return admin.status();
-  std::mt19937 random(1);
-  uint32_t next = kFirstOther;
-  const auto flood = [&](double rate) -> absl::StatusOr<std::unique_ptr<Flood>> {
-    auto peer = Peer::Open(daemon, "");
-    if (!peer.ok()) return peer.status();
-    return std::make_unique<Flood>(*std::move(peer), next, rate);
-  };
-  for (uint32_t number = 0; number < kHot; ++number) {
-    absl::Status status = (*reader)->Store(number);
-    if (!status.ok()) return status;
-  }
+absl::Status MeasureResize(const PrivateDaemon& daemon, ResizePairs& pairs) {
+  auto started = ResizeLoad::Start(daemon);
+  if (!started.ok()) return started.status();
+  ResizeLoad& load = **started;
   for (int pair = 0; pair < kPairs; ++pair) {
-    {  // Full again, and the hot ones hot.
-      auto filling = flood(0);
-      if (!filling.ok()) return filling.status();
-      auto read = ReadUntil(**reader, random, [&] { return (*filling)->stored() > 4096; });
-      if (!read.ok()) return read.status();
-      next += (*filling)->stored() + 1;
-      absl::Status stopped = (*filling)->Stop();
-      if (!stopped.ok()) return stopped;
-    }
-    auto load = flood(kStoresPerSecond);
-    if (!load.ok()) return load.status();
-    const auto phase = [&](uint64_t to_bytes) -> absl::StatusOr<double> {
-      const double start = NowSeconds();
-      bool resized = to_bytes == 0;
-      double asked = 0, done_at = start;
-      absl::Status failed;
-      if (to_bytes != 0) failed = (*admin)->Resize({"host", "", to_bytes}).status();
-      auto times = ReadUntil(**reader, random, [&] {
-        const double now = NowSeconds();
-        if (!resized && now > asked + 0.02) {
-          asked = now;
-          const auto reply = (*admin)->Resize({"host", "", 0});
-          if (!reply.ok()) failed = reply.status();
-          resized = reply.ok() && reply->done;
-          if (resized) done_at = now;
-          if (now > start + kShrinkTimeoutSeconds) {
-            failed = absl::DeadlineExceededError("the tier did not get to its size");
-          }
-        }
-        // While it is on its way, and a second more: nothing of it may hide in an average.
-        return !failed.ok() || (resized && now > start + (to_bytes != 0 ? 1.0 : kPhaseSeconds) &&
-                                (to_bytes == 0 || now > done_at));
-      });
-      if (!failed.ok()) return failed;
-      if (!times.ok()) return times.status();
-      if (to_bytes == kGiB) pairs.shrink_seconds.push_back(done_at - start);
-      return Percentile(*times, 99) * 1e6;
-    };
-    const auto before = phase(0);
-    const auto shrinking = phase(kGiB);
-    const auto before_growth = phase(0);
-    const auto growing = phase(4 * kGiB);
+    absl::Status filled = load.FillUp();
+    if (!filled.ok()) return filled;
+    const auto before = load.Steady();
+    const auto shrinking = load.Resizing(kGiB);
+    pairs.shrink_seconds.push_back(load.seconds());
+    const auto before_growth = load.Steady();
+    const auto growing = load.Resizing(4 * kGiB);
     for (const auto* figure : {&before, &shrinking, &before_growth, &growing}) {
       if (!figure->ok()) return figure->status();
     }
-    next += (*load)->stored() + 1;
-    absl::Status stopped = (*load)->Stop();
-    if (!stopped.ok()) return stopped;
     pairs.shrink.push_back({*shrinking, *before});
     pairs.growth.push_back({*growing, *before_growth});
     Progress(absl::StrCat("pair ", pair + 1, ": p99 before ", *before, " us, shrinking ",
@@ -306,7 +341,7 @@ absl::StatusOr<Row> MeasureFlood(const Context& context) {
     auto peer = Peer::Open(**daemon, "flooding");
     if (!peer.ok()) return peer.status();
     Flood flood(*std::move(peer), next, 0);
-    const auto beside = HitPercent(**quiet, kObjects, 1000 + pair);
+    const auto beside = HitPercent(**quiet, kObjects, pair);
     next += flood.stored() + 1;
     absl::Status stopped = flood.Stop();
     if (!stopped.ok()) return stopped;

@@ -172,6 +172,7 @@ class Mover {
   void OfferToNvme(ObjectId id);
   void Unqueue(Entry& entry);
   bool HostCopyChecks(const Entry& entry) const;
+  std::deque<ObjectId>* NextWriteQueue();
   void FeedWrites();
   void StartWrite(ObjectId id);
   void WriteEncoded(ObjectId id, const ObjectKey& key, absl::StatusOr<EncodedObject> encoded);
@@ -205,8 +206,8 @@ class Mover {
   std::function<void(const Waiter&, uint32_t)> publish_;
 
   std::vector<RecomputeModel> remake_models_;  // by interned fingerprint
-  std::deque<ObjectId> queue_;                 // committed, to be written behind, in commit order
-  uint64_t queued_objects_ = 0;  // entries still marked queued; the deque may hold stale ids
+  size_t write_turn_ = 0;                      // whose write queue is next
+  uint64_t queued_objects_ = 0;  // entries still marked queued; the queues may hold stale ids
   uint64_t queued_bytes_ = 0;
   bool feeding_ = false;
   bool fair_ = false;

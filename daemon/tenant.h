@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,6 +36,8 @@ struct Tenant {
   uint64_t host_share_bytes = 0;
   uint64_t host_wanted_bytes = 0;      // asked for since the last tick when there was no room
   uint64_t awaits_share_since_us = 0;  // what others borrowed of its part; 0: it does not
+
+  std::deque<uint32_t> write_queue;  // committed, to be written behind, in commit order
 
   // What its records take, what those being written will, and the most that both may.
   uint64_t nvme_bytes = 0, nvme_writing_bytes = 0;

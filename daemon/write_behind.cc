@@ -69,7 +69,7 @@ void Mover::Enqueue(ObjectId id) {
   entry.queued = true;
   ++queued_objects_;
   queued_bytes_ += entry.payload_bytes();
-  queue_.push_back(id);
+  tenants_[entry.tenant].write_queue.push_back(id);
 }
 
 void Mover::Unqueue(Entry& entry) {
@@ -79,17 +79,27 @@ void Mover::Unqueue(Entry& entry) {
   queued_bytes_ -= entry.payload_bytes();
 }
 
+// The tenants take turns: one that stores much does not keep what others store from getting durable
+// before it has to leave.
+std::deque<ObjectId>* Mover::NextWriteQueue() {
+  for (size_t i = 0; i < tenants_.size(); ++i) {
+    std::deque<ObjectId>& queue = tenants_[(write_turn_ + i) % tenants_.size()].write_queue;
+    // Evicted or removed while it waited.
+    while (!queue.empty() && !catalog_.at(queue.front()).queued) queue.pop_front();
+    if (queue.empty()) continue;
+    write_turn_ = (write_turn_ + i) % tenants_.size();
+    return &queue;
+  }
+  return nullptr;
+}
+
 void Mover::FeedWrites() {
   if (feeding_) return;  // a write that failed at once: the loop below goes on
   feeding_ = true;
   const absl::Cleanup fed = [this] { feeding_ = false; };
-  while (!queue_.empty()) {
-    const ObjectId id = queue_.front();
+  while (std::deque<ObjectId>* queue = NextWriteQueue()) {
+    const ObjectId id = queue->front();
     const Entry& entry = catalog_.at(id);
-    if (!entry.queued) {  // evicted or removed while it waited
-      queue_.pop_front();
-      continue;
-    }
     if (writing_objects_ > 0 && writing_bytes_ + entry.payload_bytes() > max_writing_bytes_) return;
     // How to encode it depends on the link: the first object goes ahead and finds out.
     const bool first = writing_objects_ == 0 && measuring_reads_ == 0;
@@ -97,7 +107,8 @@ void Mover::FeedWrites() {
         (link_unknown() || measuring_reads_ > 0)) {
       return;
     }
-    queue_.pop_front();
+    queue->pop_front();
+    ++write_turn_;
     StartWrite(id);
   }
 }

@@ -334,7 +334,7 @@ class HitDensityPolicy final : public EvictionPolicy {
   }
   // Accesses between two orders: an eighth of the objects, but the cost (tens of microseconds)
   // must stay small beside that of the accesses, and what is learned fresh.
-  static constexpr uint64_t kLeastRank = 256, kMostRank = 65536;
+  static constexpr uint64_t kLeastRank = 128, kMostRank = 65536;
 
   IdTable<Entry> entries_;
   List aside_{&entries_};

@@ -39,7 +39,7 @@ INCLUDES = {
 ANYTHING = {"tests", "bench", "examples"}
 # Look at files without a daemon; part of the command only, not of the client library.
 ALSO = {"client/cli/store_command.cc": {"tiers"}, "client/cli/codec_command.cc": {"codec"},
-        "client/cli/replay_command.cc": {"replay"}, "client/cli/replay_tiers.cc": {"replay"}}
+        "client/cli/replay_command.cc": {"replay", "tiers"}, "client/cli/replay_tiers.cc": {"replay"}}
 CPP_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 ACCESS = {"public", "protected", "private"}
 FORBIDDEN_FOLDERS = {"common", "util", "utils", "base", "helpers"}

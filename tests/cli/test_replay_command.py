@@ -121,7 +121,7 @@ def test_a_pipe_is_read_once(tmp_path):
     (["--policy", "lru", "--capacity-objects", 0], USAGE, "from 1 to 2^48"),
     (["--policy", "lru", "--capacity-objects", "5,x"], USAGE, "--capacity-objects 'x'"),
     (["--policy", "lru", "--capacity-objects", -5], USAGE, "-5"),
-    (["--policy", "nobody", "--capacity-objects", 5], USAGE, "policy 'nobody': none of lru, arc"),
+    (["--policy", "nobody", "--capacity-objects", 5], USAGE, "policy 'nobody': none of default, lru"),
     (["--policy", "lru,", "--capacity-objects", 5], USAGE, "policy ''"),
     (["--policy", "lru", "--capacity-objects", 5, "--semantics", "odd"], USAGE, "odd"),
     (["--policy", "lru", "--capacity-objects", 5, "--flip", 1.5], USAGE, "1.5"),

@@ -83,9 +83,19 @@ class Peer {
     }
   }
 
-  // Acquires and reads; NotFound when it is not there, DataLoss for a wrong byte. An object that is
-  // only on NVMe counts as there and is not read.
+  // Acquires and reads, waiting for room as libterrace does; NotFound when it is not there,
+  // DataLoss for a wrong byte. An object that is only on NVMe counts as there and is not read.
   absl::Status Load(uint32_t number) {
+    absl::Status status = LoadOnce(number);
+    while (absl::IsResourceExhausted(status)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      status = LoadOnce(number);
+    }
+    return status;
+  }
+
+ private:
+  absl::Status LoadOnce(uint32_t number) {
     const ObjectKey key = KeyOf(number);
     const auto reply = connection_->Acquire(layout_id_, {&key, 1}, AcquireOptions{});
     if (!reply.ok()) return reply.status();
@@ -102,7 +112,6 @@ class Peer {
     return status;
   }
 
- private:
   Peer() {
     std::mt19937_64 random(20261126);
     for (uint64_t& word : words_) word = random();
@@ -301,9 +310,9 @@ absl::Status MeasureResize(const PrivateDaemon& daemon, ResizePairs& pairs) {
   return absl::OkStatus();
 }
 
-// How many of 2,000 accesses of a skewed choice among `objects` find what they want.
+// How many of 8,000 accesses of a skewed choice among `objects` find what they want.
 absl::StatusOr<double> HitPercent(Peer& peer, uint32_t objects, uint32_t seed) {
-  constexpr int kAccesses = 2000;
+  constexpr int kAccesses = 8000;
   std::mt19937 random(seed);
   int hits = 0;
   for (int i = 0; i < kAccesses; ++i) {
@@ -312,7 +321,7 @@ absl::StatusOr<double> HitPercent(Peer& peer, uint32_t objects, uint32_t seed) {
     absl::Status status = peer.Load(number);
     hits += status.ok() ? 1 : 0;
     if (absl::IsNotFound(status)) status = peer.Store(number);
-    if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
+    if (!status.ok()) return status;
   }
   return 100.0 * hits / kAccesses;
 }
@@ -336,12 +345,12 @@ absl::StatusOr<Row> MeasureFlood(const Context& context) {
   uint32_t next = kFirstOther;
   if (auto warm = HitPercent(**quiet, kObjects, 99); !warm.ok()) return warm.status();
   for (uint32_t pair = 0; pair < kPairs; ++pair) {
-    const auto alone = HitPercent(**quiet, kObjects, pair);
+    const auto alone = HitPercent(**quiet, kObjects, 2 * pair);
     if (!alone.ok()) return alone.status();
     auto peer = Peer::Open(**daemon, "flooding");
     if (!peer.ok()) return peer.status();
     Flood flood(*std::move(peer), next, 0);
-    const auto beside = HitPercent(**quiet, kObjects, pair);
+    const auto beside = HitPercent(**quiet, kObjects, 2 * pair + 1);
     next += flood.stored() + 1;
     absl::Status stopped = flood.Stop();
     if (!stopped.ok()) return stopped;

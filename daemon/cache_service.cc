@@ -75,17 +75,19 @@ absl::StatusOr<uint16_t> CacheService::TenantOf(const PeerCredentials& peer,
     known_uid = true;
     if (wanted.empty() || wanted == tenant.name) return static_cast<uint16_t>(i);
   }
-  // Who could read the memory of all tenants anyhow, to operate the daemon.
+  // Who could read the memory of all tenants anyhow, to operate the daemon; by name only, so that
+  // nobody's engine becomes another's tenant unawares.
   const bool is_operator = peer.uid == 0 || peer.uid == geteuid();
   for (size_t i = 0; is_operator && !known_uid && i < tenants_.size(); ++i) {
-    if (wanted.empty() || wanted == tenants_[i].name) return static_cast<uint16_t>(i);
+    if (wanted == tenants_[i].name) return static_cast<uint16_t>(i);
   }
   if (known_uid) {
     return absl::PermissionDeniedError(
         absl::StrCat("tenant '", wanted, "' is unknown or does not list uid ", peer.uid));
   }
   return absl::PermissionDeniedError(absl::StrCat(
-      "uid ", peer.uid, " belongs to no tenant: add it to 'uids' of a [[tenants]] entry"));
+      "uid ", peer.uid, " belongs to no tenant: add it to 'uids' of a [[tenants]] entry",
+      is_operator ? ", or name the tenant to act for (--tenant)" : ""));
 }
 
 absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,

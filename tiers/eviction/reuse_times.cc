@@ -1,6 +1,7 @@
 #include "tiers/eviction/reuse_times.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
@@ -70,31 +71,52 @@ void ReuseTimes::Densities(uint64_t now, absl::Span<float> densities) const {
     const double prior = i > 0 ? kin_share[i - 1] : kPriorShare;
     kin_share[i] = (kin[i].ended + kPriorLives * prior) / (kin[i].at_risk + kPriorLives);
   }
+  // Classes of which nothing is known are alike.
+  const float* unknown = nullptr;
   for (size_t c = 0; c < classes_.size(); ++c) {
-    const Level* levels = &counts[c * kLevels];
-    // A class that is used so many times as often as its kin is taken to be at all ages, until
-    // its own lives say otherwise (proportional hazards: Cox, 1972).
-    double ended = kPriorLives, expected = kPriorLives;
-    for (int i = 0; i < kLevels; ++i) {
-      ended += levels[i].ended;
-      expected += levels[i].at_risk * kin_share[i];
+    float* const of_class = &densities[c * kLevels];
+    if (classes_[c] == nullptr && unknown != nullptr) {
+      std::copy_n(unknown, kLevels, of_class);
+      continue;
     }
-    double share[kLevels];
+    if (classes_[c] == nullptr) unknown = of_class;
+    ClassDensities(&counts[c * kLevels], kin_share, of_class);
+  }
+}
+
+void ReuseTimes::ClassDensities(const Level* levels, const double* kin_share, float* densities) {
+  static const std::array<double, kLevels> widths = [] {
+    std::array<double, kLevels> of_levels;
     for (int i = 0; i < kLevels; ++i) {
-      const double prior = std::min(1.0, kin_share[i] * ended / expected);
-      share[i] = (levels[i].ended + kPriorLives * prior) / (levels[i].at_risk + kPriorLives);
+      of_levels[i] = static_cast<double>(LevelStart(i + 1) - LevelStart(i));
     }
-    for (int start = 0; start < kLevels; ++start) {
-      double best = 0, used = 0, held = 0, waiting = 1;
-      for (int i = start; i < kLevels; ++i) {
-        const auto width = static_cast<double>(LevelStart(i + 1) - LevelStart(i));
-        used += waiting * share[i];
-        held += waiting * width * (1 - share[i] / 2);
-        waiting *= 1 - share[i];
-        best = std::max(best, used / held);
+    return of_levels;
+  }();
+  // A class that is used so many times as often as its kin is taken to be at all ages, until
+  // its own lives say otherwise (proportional hazards: Cox, 1972).
+  double ended = kPriorLives, expected = kPriorLives;
+  for (int i = 0; i < kLevels; ++i) {
+    ended += levels[i].ended;
+    expected += levels[i].at_risk * kin_share[i];
+  }
+  double share[kLevels];
+  for (int i = 0; i < kLevels; ++i) {
+    const double prior = std::min(1.0, kin_share[i] * ended / expected);
+    share[i] = (levels[i].ended + kPriorLives * prior) / (levels[i].at_risk + kPriorLives);
+  }
+  for (int start = 0; start < kLevels; ++start) {
+    double best_used = 0, best_held = 1;  // the greatest ratio of the two
+    double used = 0, held = 0, waiting = 1;
+    for (int i = start; i < kLevels; ++i) {
+      used += waiting * share[i];
+      held += waiting * widths[i] * (1 - share[i] / 2);
+      waiting *= 1 - share[i];
+      if (used * best_held > best_used * held) {
+        best_used = used;
+        best_held = held;
       }
-      densities[c * kLevels + start] = static_cast<float>(best);
     }
+    densities[start] = static_cast<float>(best_used / best_held);
   }
 }
 

@@ -68,6 +68,8 @@ class ReuseTimes {
   void Fade();
   void Widen();
   void Count(const LifeClass& lives, uint64_t now, Level* levels) const;
+  // Of one class, from its own lives ([kLevels]) and the share of its kin's that end in each level.
+  static void ClassDensities(const Level* levels, const double* kin_share, float* densities);
 
   std::vector<std::unique_ptr<LifeClass>> classes_;  // null: never seen
   int epoch_bits_ = 0;                               // log2 of an epoch, in accesses

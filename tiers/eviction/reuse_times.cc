@@ -25,11 +25,6 @@ int ReuseTimes::LevelOf(uint64_t age) {
   return std::min<int>(2 * octave + ((age >> octave) & 1) + 1, kLevels - 1);
 }
 
-uint64_t ReuseTimes::LevelStart(int level) {
-  if (level == 0) return 0;
-  return (uint64_t{2} + (level - 1) % 2) << (level - 1) / 2;
-}
-
 ReuseTimes::ReuseTimes(int classes) : classes_(classes) {}
 
 void ReuseTimes::SetScale(uint64_t accesses) {

@@ -30,7 +30,9 @@ class ReuseTimes {
   // nothing.
   static constexpr int kLevels = 56;
   static int LevelOf(uint64_t age);
-  static uint64_t LevelStart(int level);
+  static uint64_t LevelStart(int level) {
+    return level == 0 ? 0 : (uint64_t{2} + (level - 1) % 2) << (level - 1) / 2;
+  }
 
   explicit ReuseTimes(int classes);
 

@@ -22,7 +22,11 @@ class ResizeTest : public ServiceFixture {
     return key;
   }
 
-  SessionId Operator() { return service_->OpenSession(operator_, {})->session_id; }
+  SessionId Operator() {
+    ClientHello hello;
+    hello.tenant = "alice";
+    return service_->OpenSession(operator_, hello)->session_id;
+  }
 
   // As the daemon's loop does, until `done`.
   bool TickUntil(absl::FunctionRef<bool()> done) {
@@ -159,6 +163,8 @@ TEST_F(ResizeTest, ADamagedObjectIsNotMovedButDropped) {
 }
 
 TEST_F(ResizeTest, OnlyTheOperatorResizesAndOnlyToWhatMakesSense) {
+  // An operator acts for a tenant that it names, never for one unawares.
+  EXPECT_TRUE(absl::IsPermissionDenied(service_->OpenSession(operator_, {}).status()));
   const SessionId alice = Connect(1), admin = Operator();
   EXPECT_TRUE(absl::IsPermissionDenied(service_->Resize(alice, {"host", "", 16 * kMiB}).status()));
   EXPECT_TRUE(absl::IsNotFound(service_->Resize(admin, {"tape", "", 16 * kMiB}).status()));

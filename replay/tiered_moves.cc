@@ -75,7 +75,7 @@ std::optional<LinkPiece> TieredStore::NextOfBucket() {
           !MakeHbmRoom(object.bytes, &use)) {
         bulk_.pop_front();
         object.place = Place::kHost;
-        TrackInHost(id);
+        TrackInMemory(id);
         continue;
       }
       BeginToHbm(id, /*has_room=*/true);
@@ -87,7 +87,7 @@ std::optional<LinkPiece> TieredStore::NextOfBucket() {
     if (move.issued == object.bytes) {
       bulk_.pop_front();
       object.place = Place::kHost;
-      TrackInHost(id);  // until it has landed
+      TrackInMemory(id);  // until it has landed
     }
     return LinkPiece{id, move.generation, bytes, Traffic::kPrefetch};
   }
@@ -159,13 +159,16 @@ bool TieredStore::MakeHbmRoom(uint64_t bytes, const PrefetchPiece* use) {
   return true;
 }
 
-bool TieredStore::MakeHostRoom(uint64_t bytes, const PrefetchPiece* use) {
+bool TieredStore::MakeHostRoom(uint64_t bytes, const PrefetchPiece* use, PolicyId down) {
   if (bytes > options_.host_bytes) return false;
   while (host_used_ + bytes > options_.host_bytes) {
-    const auto victim =
-        host_policy_->Evict([&](PolicyId id) { return MayLeave(objects_[id], use); });
+    const auto victim = memory_policy_->Evict([&](PolicyId id) {
+      return id == down || (objects_[id].place == Place::kHost && MayLeave(objects_[id], use));
+    });
     if (!victim) return false;
     Object& object = objects_[*victim];
+    object.tracked_memory = false;
+    if (*victim == down) return false;
     if (use != nullptr) {
       to_host_.Displaced(use->key_head, object.key,
                          nvme_.TransferUs(object.bytes) + options_.nvme.latency_us);
@@ -189,7 +192,11 @@ void TieredStore::MoveDown(PolicyId id) {
   object.by_bucket = false;
   object.place = Place::kNvme;
   to_hbm_.Left(object.key);
-  if (!MakeHostRoom(object.bytes, nullptr)) return;
+  if (!MakeHostRoom(object.bytes, nullptr, id)) {
+    if (object.tracked_memory) memory_policy_->Forget(id);
+    object.tracked_memory = false;
+    return;
+  }
   host_used_ += object.bytes;
   ++host_objects_;
   counts_.down_bytes += object.bytes;
@@ -201,35 +208,34 @@ void TieredStore::MoveDown(PolicyId id) {
     ++counts_.victims;
   } else {
     object.place = Place::kHost;
-    TrackInHost(id);
+    TrackInMemory(id);
   }
   for (const VictimBuffer::Entry& entry : dropped) {
     const PolicyId other = ids_.at(entry.key_head);
     objects_[other].place = Place::kHost;
-    TrackInHost(other);
+    TrackInMemory(other);
   }
 }
 
-TrackInfo TieredStore::InfoIn(PolicyId id, Place tier) const {
+TrackInfo TieredStore::InfoOf(PolicyId id, bool Object::*tracked) const {
   TrackInfo info = objects_[id].info;
   const PolicyId parent = objects_[id].parent;
-  if (parent != kNoPolicyId) {
-    const bool tracked =
-        tier == Place::kHbm ? objects_[parent].tracked_hbm : objects_[parent].place == Place::kHost;
-    info.parent = tracked ? parent : kNoPolicyId;
-  }
+  if (parent != kNoPolicyId && objects_[parent].*tracked) info.parent = parent;
   return info;
 }
 
-void TieredStore::TrackInHost(PolicyId id) {
-  host_policy_->Track(id, InfoIn(id, Place::kHost));
+void TieredStore::TrackInMemory(PolicyId id) {
+  if (!objects_[id].tracked_memory) {
+    objects_[id].tracked_memory = true;
+    memory_policy_->Track(id, InfoOf(id, &Object::tracked_memory));
+  }
   HintOf(id);
 }
 
 void TieredStore::TrackInHbm(PolicyId id) {
   objects_[id].tracked_hbm = true;
-  hbm_policy_->Track(id, InfoIn(id, Place::kHbm));
-  HintOf(id);
+  hbm_policy_->Track(id, InfoOf(id, &Object::tracked_hbm));
+  TrackInMemory(id);
 }
 
 }  // namespace terrace::replay

@@ -51,11 +51,11 @@ absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Create(
   context.capacity_bytes = options.hbm_bytes;
   auto hbm = NewPolicy(options.policy, context);
   if (!hbm.ok()) return hbm.status();
-  context.capacity_bytes = std::max<uint64_t>(1, options.host_bytes);
-  auto host = NewPolicy(options.host_policy, context);
-  if (!host.ok()) return host.status();
+  context.capacity_bytes = options.hbm_bytes + options.host_bytes;
+  auto memory = NewPolicy(options.policy, context);
+  if (!memory.ok()) return memory.status();
   store->hbm_policy_ = *std::move(hbm);
-  store->host_policy_ = *std::move(host);
+  store->memory_policy_ = *std::move(memory);
   return store;
 }
 
@@ -154,7 +154,7 @@ void TieredStore::HintOf(PolicyId id) {
   const uint64_t due = use ? use->due : kUnknownUse;
   const float confidence = use ? use->probability : 0;
   if (object.tracked_hbm) hbm_policy_->Hint(id, due, confidence);
-  if (object.place == Place::kHost) host_policy_->Hint(id, due, confidence);
+  if (object.tracked_memory) memory_policy_->Hint(id, due, confidence);
   if (object.place == Place::kVictim && use) victims_.Reschedule(object.key, due);
 }
 
@@ -227,7 +227,7 @@ void TieredStore::DemandOne(PolicyId id) {
     if (object.place == Place::kBulk) {
       bulk_.pop_front();  // the only one of the bucket that moves
       object.place = Place::kHost;
-      TrackInHost(id);
+      TrackInMemory(id);
     }
     pcie_.Demand(id, object.to_hbm.generation, object.bytes - object.to_hbm.issued);
     object.to_hbm.issued = object.bytes;
@@ -255,7 +255,7 @@ void TieredStore::DemandOne(PolicyId id) {
   }
   if (object.place != Place::kHost) {
     object.place = Place::kHost;
-    TrackInHost(id);
+    TrackInMemory(id);
   }
   to_host_.Demand(object.key);
   object.to_hbm.issued = object.bytes;
@@ -295,7 +295,7 @@ void TieredStore::LandedInHost(const LinkPiece& piece) {
   move.active = false;
   object.place = Place::kHost;
   ++host_objects_;
-  TrackInHost(piece.id);
+  TrackInMemory(piece.id);
   to_hbm_.Appeared(object.key);
 }
 
@@ -329,7 +329,6 @@ void TieredStore::EnterHbm(PolicyId id) {
 
 void TieredStore::LeaveHost(PolicyId id) {
   Object& object = objects_[id];
-  if (object.place == Place::kHost) host_policy_->Forget(id);
   host_used_ -= object.bytes;
   --host_objects_;
   to_host_.Demand(object.key);  // going up is what it was brought for
@@ -344,12 +343,12 @@ void TieredStore::Finish(absl::Span<const Access> accesses) {
       object.place = Place::kNvme;
       if (object.to_hbm.has_room) EnterHbm(id);
     }
-    if (object.place != Place::kHbm) continue;
-    if (object.tracked_hbm) {
-      hbm_policy_->Touch(id);
-      HintOf(id);
-    } else {
+    if (object.tracked_memory) memory_policy_->Touch(id);
+    if (object.place == Place::kHbm && !object.tracked_hbm) {
       TrackInHbm(id);
+    } else {
+      if (object.tracked_hbm) hbm_policy_->Touch(id);
+      HintOf(id);
     }
   }
   ++demand_;  // unpins

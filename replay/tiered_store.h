@@ -33,9 +33,7 @@ struct TieredStoreOptions {
   uint64_t hbm_bytes = 0, host_bytes = 0;
   LinkOptions pcie{25e9, 10};  // host to HBM
   LinkOptions nvme{3e9, 80};   // NVMe to host, and back for writes
-  std::string policy = "lru";  // of HBM
-  // Of the host: what goes up leaves it, so that its policy never sees a use.
-  std::string host_policy = "lru";
+  std::string policy = "lru";  // of HBM, and of HBM and host together: see memory_policy_
   uint64_t piece_bytes = uint64_t{1} << 20;
   double unit_bytes = 16384;  // bytes of a token or an expert
   double victim_share = 0.5;  // of the host, that its victim buffer may fill
@@ -101,7 +99,7 @@ class TieredStore {
     Place place = Place::kNowhere;
     bool waited_for = false;  // by the demand that runs
     bool by_bucket = false;   // came up in a bucket and was not wanted yet
-    bool tracked_hbm = false;
+    bool tracked_hbm = false, tracked_memory = false;
     uint64_t pinned_by = 0;  // the number of the demand
     PolicyId parent = kNoPolicyId;
     Move to_hbm, to_host;
@@ -147,13 +145,14 @@ class TieredStore {
 
   // `use`: of the prefetch that wants the room; null for a demand.
   bool MakeHbmRoom(uint64_t bytes, const PrefetchPiece* use);
-  bool MakeHostRoom(uint64_t bytes, const PrefetchPiece* use);
+  // `down`: what comes down from HBM, and may be what memory should rather lose.
+  bool MakeHostRoom(uint64_t bytes, const PrefetchPiece* use, PolicyId down = kNoPolicyId);
   bool MayLeave(const Object& object, const PrefetchPiece* use) const;
   void MoveDown(PolicyId id);
-  void TrackInHost(PolicyId id);
+  void TrackInMemory(PolicyId id);
   void TrackInHbm(PolicyId id);
   void HintOf(PolicyId id);
-  TrackInfo InfoIn(PolicyId id, Place tier) const;
+  TrackInfo InfoOf(PolicyId id, bool Object::*tracked) const;
 
   const TieredStoreOptions options_;
   uint64_t now_ = 0, next_event_ = 0;
@@ -169,7 +168,9 @@ class TieredStore {
   Lookahead::Windows windows_;
   bool windows_stale_ = false;
   uint64_t largest_bytes_ = 0;  // of an object
-  std::unique_ptr<EvictionPolicy> hbm_policy_, host_policy_;
+  // What leaves HBM; what leaves memory. The latter orders what is in HBM and in the host alike,
+  // for tiers are exclusive: one of the host alone would see no use, only what comes down.
+  std::unique_ptr<EvictionPolicy> hbm_policy_, memory_policy_;
   uint64_t hbm_used_ = 0, host_used_ = 0;  // by objects, and by rooms of moves
   size_t hbm_objects_ = 0, host_objects_ = 0;
   uint64_t demand_ = 0;   // the number of the one that runs

@@ -14,7 +14,6 @@ constexpr uint64_t kReviewUs = 50'000;
 LookaheadOptions LookaheadOf() {
   LookaheadOptions options;
   options.max_uses = size_t{1} << 22;
-  options.trial_hints = 32;
   return options;
 }
 

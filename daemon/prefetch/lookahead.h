@@ -64,7 +64,7 @@ struct LookaheadOptions {
   uint64_t settle = 400'000;
   // Until so many hints of a source were judged, NextUse does not go by them: nothing stays, and
   // nothing leaves, on the word of somebody unknown.
-  uint64_t trial_hints = 0;
+  uint64_t trial_hints = 32;
   // What is overdue by more than this is forgotten: its engine is gone, or has lost it.
   uint64_t expire = 300'000'000;
 };

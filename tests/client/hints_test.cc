@@ -121,6 +121,37 @@ TEST_F(HintsTest, KeysAloneAreEnoughOnceTheirLayoutIsRegistered) {
   EXPECT_EQ(Count("prefetch_documents_issued"), 4u);
 }
 
+TEST_F(HintsTest, WhatIsAnnouncedStaysWhenOthersLeave) {
+  DaemonSettings settings = Settings();
+  settings.host_bytes = 32 * kMiB;
+  const auto wanted = Prompt(4 * kChunkTokens, 1), unwanted = Prompt(4 * kChunkTokens, 2);
+  Begin(settings, {wanted, unwanted});
+  // A source that nobody knows decides nothing: it has to have been right for a while.
+  for (uint32_t seed = 100; seed < 140; ++seed) {
+    const auto proof = Prompt(kChunkTokens, seed);
+    ASSERT_EQ(StoreAll(*client_, *model_, proof).failed, 0u);
+    Hint(Expect(seed, proof));
+    ASSERT_EQ(LoadAll(*client_, *model_, proof), kChunkTokens);
+  }
+  std::this_thread::sleep_for(std::chrono::seconds(1));  // until that is judged
+  ASSERT_EQ(LoadAll(*client_, *model_, wanted), 4 * kChunkTokens);
+  ASSERT_EQ(LoadAll(*client_, *model_, unwanted), 4 * kChunkTokens);
+  ExpectedRead later = Expect(1, wanted);
+  later.eta_us = 60'000'000;
+  Hint(later);
+  const uint64_t issued = Count("prefetch_queue_issued");
+  for (uint32_t seed = 10; seed < 60; ++seed) {  // more than all of host memory
+    ASSERT_EQ(StoreAll(*client_, *model_, Prompt(kChunkTokens, seed)).failed, 0u);
+  }
+  const uint64_t from_host = Count("acquired_host"), from_nvme = Count("acquired_nvme");
+  EXPECT_EQ(LoadAll(*client_, *model_, wanted), 4 * kChunkTokens);
+  EXPECT_EQ(Count("acquired_host"), from_host + 4);
+  EXPECT_EQ(Count("acquired_nvme"), from_nvme);
+  EXPECT_EQ(Count("prefetch_queue_issued"), issued);  // it did not leave and come back
+  EXPECT_EQ(LoadAll(*client_, *model_, unwanted), 4 * kChunkTokens);
+  EXPECT_GT(Count("acquired_nvme"), from_nvme);
+}
+
 TEST_F(HintsTest, AWrongHintIsCountedAndHarmsNobody) {
   const auto wrong = Prompt(6 * kChunkTokens, 1), right = Prompt(6 * kChunkTokens, 2);
   Begin(Settings(), {wrong, right});

@@ -38,8 +38,12 @@ class LookaheadTest : public ::testing::Test {
   }
 
   uint64_t now_ = 1000;
-  LookaheadOptions options_{
-      .max_requests = 8, .max_uses = 20, .default_wait = 100, .settle = 50, .expire = 10'000};
+  LookaheadOptions options_{.max_requests = 8,
+                            .max_uses = 20,
+                            .default_wait = 100,
+                            .settle = 50,
+                            .trial_hints = 0,
+                            .expire = 10'000};
   Lookahead lookahead_{options_, [this] { return now_; }};
 };
 

@@ -54,7 +54,7 @@ class PrefetcherTest : public ::testing::Test {
   uint64_t window_end_ = kNeverUsed, victim_loss_us_ = 0;
   std::set<uint64_t> above_;
   PrefetchLink link_{.bytes_per_s = kPiece * 1e3, .latency_us = 100};
-  Lookahead lookahead_{LookaheadOptions{}, [this] { return now_; }};
+  Lookahead lookahead_{LookaheadOptions{.trial_hints = 0}, [this] { return now_; }};
   Prefetcher prefetcher_{PrefetchOptions{}, &lookahead_, [this] { return now_; }};
 };
 

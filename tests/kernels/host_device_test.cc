@@ -114,15 +114,16 @@ TEST(HostDevice, WhatIsNotAllocatedIsNotTouched) {
 
 TEST(HostDevice, EndsWithItsCopiesDone) {
   std::atomic<int> done = 0;
-  std::vector<uint8_t> bytes(4096);
+  std::vector<uint8_t> up(4096), down(4096);  // the two directions run side by side
   {
-    const auto device = NewHostDevice({.capacity_bytes = 4096, .latency_us = 500});
-    const auto memory = device->Allocate(4096);
-    ASSERT_TRUE(memory.ok());
-    const DeviceCopy copy{bytes.data(), *memory, 4096};
-    for (int i = 0; i < 8; ++i) {
-      device->Copy(i % 2 == 0 ? CopyDirection::kToDevice : CopyDirection::kFromDevice, {&copy, 1},
-                   [&done](absl::Status status) { done += status.ok() ? 1 : 0; });
+    const auto device = NewHostDevice({.capacity_bytes = 8192, .latency_us = 500});
+    const auto written = device->Allocate(4096), read = device->Allocate(4096);
+    ASSERT_TRUE(written.ok() && read.ok());
+    const DeviceCopy to{up.data(), *written, 4096}, from{down.data(), *read, 4096};
+    const auto count = [&done](absl::Status status) { done += status.ok() ? 1 : 0; };
+    for (int i = 0; i < 4; ++i) {
+      device->Copy(CopyDirection::kToDevice, {&to, 1}, count);
+      device->Copy(CopyDirection::kFromDevice, {&from, 1}, count);
     }
   }
   EXPECT_EQ(done, 8);

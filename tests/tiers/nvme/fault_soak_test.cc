@@ -122,7 +122,9 @@ absl::Status FaultSoakTest::Start() {
     auto dropped = std::find_if(live_.begin(), live_.end(),
                                 [id](const auto& entry) { return entry.second.id == id; });
     if (dropped == live_.end()) return;
-    EXPECT_FALSE(dropped->second.pinned) << "pinned object " << dropped->first << " was dropped";
+    EXPECT_FALSE(dropped->second.pinned)
+        << "pinned object " << dropped->first << " was dropped, seed " << seed_ << ": "
+        << (system_.IsDamaged(dropped->second.key) ? "destroyed by a fault" : "whole");
     live_.erase(dropped);
   });
   std::vector<RecordId> duplicates;

@@ -74,7 +74,8 @@ void DaemonProcess::Start() {
   while (true) {
     ConnectionOptions options;
     options.socket_path = socket_path_;
-    if (Connection::Open(std::move(options)).ok()) return;
+    const absl::Status answer = Connection::Open(std::move(options)).status();
+    if (answer.ok() || absl::IsPermissionDenied(answer)) return;  // to be refused is an answer, too
     int status = 0;
     if (waitpid(pid_, &status, WNOHANG) == pid_) {
       pid_ = 0;

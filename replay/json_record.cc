@@ -190,6 +190,14 @@ absl::Status JsonRecord::Parse(std::string_view line) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> JsonRecord::ParseNext(LineReader& lines) {
+  const auto line = lines.Next();
+  if (!line.ok()) return line.status();
+  if (!line->has_value()) return false;
+  if (absl::Status status = Parse(**line); !status.ok()) return lines.Error(status.message());
+  return true;
+}
+
 absl::StatusOr<std::vector<TopField>> TopFields(std::string_view line) {
   TopHandler handler;
   if (!Json::sax_parse(line.data(), line.data() + line.size(), &handler)) {

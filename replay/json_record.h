@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "replay/line_reader.h"
 
 namespace terrace::replay {
 
@@ -48,6 +49,10 @@ class JsonRecord {
   // InvalidArgument when it is no JSON object, a required field is missing, a field is there twice
   // or is not of its shape; names field and column, not the line.
   absl::Status Parse(std::string_view line);
+
+  // Parses the next line. False at the end; fails as LineReader::Next does, and as Parse does with
+  // file and line in front.
+  absl::StatusOr<bool> ParseNext(LineReader& lines);
 
   // Of the last line. `field` counts in the table.
   const Values& operator[](size_t field) const { return values_[field]; }

@@ -23,12 +23,8 @@ class MooncakeReader final : public TraceReader {
   explicit MooncakeReader(std::unique_ptr<LineReader> lines) : lines_(std::move(lines)) {}
 
   absl::StatusOr<bool> Next(Request& request) override {
-    const auto line = lines_->Next();
-    if (!line.ok()) return line.status();
-    if (!line->has_value()) return false;
-    if (absl::Status status = record_.Parse(**line); !status.ok()) {
-      return lines_->Error(status.message());
-    }
+    const absl::StatusOr<bool> more = record_.ParseNext(*lines_);
+    if (!more.ok() || !*more) return more;
     if (record_.Number(kTimestamp) > kMaxTimestamp) {
       return lines_->Error("field 'timestamp': more than 2^53 ms");
     }

@@ -85,12 +85,8 @@ class RagPulseReader final : public TraceReader {
       : lines_(std::move(lines)), selection_(selection), lengths_(std::move(lengths)) {}
 
   absl::StatusOr<bool> Next(Request& request) override {
-    const auto line = lines_->Next();
-    if (!line.ok()) return line.status();
-    if (!line->has_value()) return false;
-    if (absl::Status status = record_.Parse(**line); !status.ok()) {
-      return lines_->Error(status.message());
-    }
+    const absl::StatusOr<bool> more = record_.ParseNext(*lines_);
+    if (!more.ok() || !*more) return more;
     if (record_.Number(kTimestamp) > kMaxTimestamp) {
       return lines_->Error("field 'timestamp': more than 2^43 s");
     }

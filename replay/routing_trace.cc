@@ -19,12 +19,8 @@ class RoutingReader final : public TraceReader {
       : info_{TraceFormat::kRouting, SizeUnit::kExperts, false, layers}, lines_(std::move(lines)) {}
 
   absl::StatusOr<bool> Next(Request& request) override {
-    const auto line = lines_->Next();
-    if (!line.ok()) return line.status();
-    if (!line->has_value()) return false;
-    if (absl::Status status = record_.Parse(**line); !status.ok()) {
-      return lines_->Error(status.message());
-    }
+    const absl::StatusOr<bool> more = record_.ParseNext(*lines_);
+    if (!more.ok() || !*more) return more;
     const JsonRecord::Values& layers = record_[0];
     if (layers.lists() != info_.layers) {
       return lines_->Error(absl::StrCat("field 'layers': ", layers.lists(), " layers, where the ",

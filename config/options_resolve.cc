@@ -64,10 +64,12 @@ absl::Status ResolveHost(HostSection& host) {
     if (!limit.ok()) return limit.status();
     memory_bytes = *limit;
   }
-  const uint64_t bytes = host.capacity.Of(memory_bytes) / kPageBytes * kPageBytes;
+  const uint64_t asked_bytes = host.capacity.Of(memory_bytes);
+  const uint64_t bytes = asked_bytes / kPageBytes * kPageBytes;
   if (bytes < kMinTenantHostBytes) {
-    return Contradiction("host.capacity", shown,
-                         absl::StrCat("at least ", kMinTenantHostBytes, " bytes, not ", bytes));
+    return Contradiction(
+        "host.capacity", shown,
+        absl::StrCat("at least ", kMinTenantHostBytes, " bytes, not ", asked_bytes));
   }
   host.capacity = Size::Bytes(bytes);
   return absl::OkStatus();

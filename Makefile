@@ -1,13 +1,13 @@
 # What people type. The build itself is CMake's; these only name its steps.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test bench quality lint format bootstrap configure
+.PHONY: help demo build test test-engines bench quality lint format bootstrap configure
 
 python := build/venv/bin/python
 build_dir := build/release
 cpp_files = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: configure ## a language model answers, cold, from memory, and after the daemon was killed
 	@echo "demo: building the daemon, the command line and the client library"
@@ -22,6 +22,16 @@ build: configure ## release programs in build/release: terraced, terrace, terrac
 test: build ## every test on the release build; ends with the totals
 	@echo "test: C++ and Python tests on $(build_dir)"
 	@scripts/run-tests $(build_dir) --python tests/python --python client/python/tests
+
+test-engines: configure ## vLLM, LMCache, Redis clients and llama.cpp on terrace; figures in build/engines.json
+	@scripts/bootstrap engines
+	@echo "test-engines: building the daemon, the command line and the client library"
+	@cmake --build $(build_dir) --target terraced terrace terrace_shared
+	@echo "test-engines: each engine's own process against a daemon (minutes)"
+	@rm -rf build/engines/results build/engines.json
+	@failed=0; TERRACE_BUILD_DIR=$(CURDIR)/$(build_dir) build/engines/venv/bin/python -m pytest tests/engines \
+	  -v --durations=10 --junitxml=build/engines/results/engines.xml || failed=1; \
+	scripts/run-tests --total build/engines --also-failed $$failed
 
 bench: build ## every suite of terrace-bench, against its reference in the same run
 	@echo "bench: terrace-bench all"

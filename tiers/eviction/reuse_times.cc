@@ -99,19 +99,23 @@ void ReuseTimes::ClassDensities(const Level* levels, const double* kin_share, fl
     const double prior = std::min(1.0, kin_share[i] * ended / expected);
     share[i] = (levels[i].ended + kPriorLives * prior) / (levels[i].at_risk + kPriorLives);
   }
-  for (int start = 0; start < kLevels; ++start) {
-    double best_used = 0, best_held = 1;  // the greatest ratio of the two
-    double used = 0, held = 0, waiting = 1;
-    for (int i = start; i < kLevels; ++i) {
-      used += waiting * share[i];
-      held += waiting * widths[i] * (1 - share[i] / 2);
-      waiting *= 1 - share[i];
-      if (used * best_held > best_used * held) {
-        best_used = used;
-        best_held = held;
-      }
+  // From the oldest level down: what comes next is joined as long as it is denser than what goes
+  // before it, which gives the best ratio at each level. `waiting` is the share that gets so far.
+  struct Stretch {
+    double used, held, waiting;
+  };
+  Stretch ahead[kLevels];
+  int count = 0;
+  for (int i = kLevels - 1; i >= 0; --i) {
+    Stretch own = {share[i], widths[i] * (1 - share[i] / 2), 1 - share[i]};
+    for (; count > 0 && ahead[count - 1].used * own.held > own.used * ahead[count - 1].held;
+         --count) {
+      own.used += own.waiting * ahead[count - 1].used;
+      own.held += own.waiting * ahead[count - 1].held;
+      own.waiting *= ahead[count - 1].waiting;
     }
-    densities[start] = static_cast<float>(best_used / best_held);
+    ahead[count++] = own;
+    densities[i] = static_cast<float>(own.used / own.held);
   }
 }
 

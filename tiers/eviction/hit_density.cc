@@ -198,6 +198,7 @@ class HitDensityPolicy final : public EvictionPolicy {
     row = static_cast<int16_t>(rows_.size());
     rows_.push_back({static_cast<int16_t>(life_class), static_cast<int16_t>(band)});
     lists_.resize(rows_.size() * kLevels, List(&entries_));
+    due_.resize(lists_.size(), 0);
     Rank();
     return row;
   }
@@ -208,6 +209,7 @@ class HitDensityPolicy final : public EvictionPolicy {
     entry.level = static_cast<uint8_t>(level);
     const int list = row * kLevels + level;
     lists_[list].Append(id);
+    due_[list] = std::min(due_[list], Unwrap(entry.tick) + LevelEnd(level));
     occupied_[place_[list] / 64] |= uint64_t{1} << place_[list] % 64;
   }
 
@@ -280,17 +282,27 @@ class HitDensityPolicy final : public EvictionPolicy {
       cursor_ = NextOccupied(cursor_);
       if (cursor_ == kNowhere) return;
       const int list = static_cast<int>(order_[cursor_]);
-      const int level = list % kLevels;
-      const uint64_t end = ReuseTimes::LevelStart(std::max(level, young_level_) + 1);
-      const PolicyId id = lists_[list].oldest();
-      const uint64_t age = now_ - Unwrap(entries_[id].tick);
-      if (age < end || level == kLevels - 1) {
+      if (due_[list] > now_) {
         ++cursor_;
         continue;
       }
+      const PolicyId id = lists_[list].oldest();
+      const uint64_t tick = Unwrap(entries_[id].tick);
+      due_[list] = tick + LevelEnd(list % kLevels);
+      if (due_[list] > now_) {
+        ++cursor_;
+        continue;
+      }
+      due_[list] = 0;  // until the next one has been looked at
       Remove(id);
-      Append(id, list / kLevels, ReuseTimes::LevelOf(age));
+      Append(id, list / kLevels, ReuseTimes::LevelOf(now_ - tick));
     }
+  }
+
+  // The age at which an object is too old for the level; of the last one never.
+  uint64_t LevelEnd(int level) const {
+    if (level == kLevels - 1) return uint64_t{1} << 62;
+    return ReuseTimes::LevelStart(std::max(level, young_level_) + 1);
   }
 
   static constexpr size_t kNowhere = ~size_t{0};
@@ -308,8 +320,10 @@ class HitDensityPolicy final : public EvictionPolicy {
   // Learns: puts the lists in order of density, of equal ones the older level first.
   void Rank() {
     times_.SetScale(tracked_);
-    young_level_ =
+    const int young =
         ReuseTimes::LevelOf(tracked_ / (tracked_ < kMany ? kYoungShare : kYoungShareOfMany));
+    if (young != young_level_) std::fill(due_.begin(), due_.end(), 0);
+    young_level_ = young;
     densities_.resize(size_t{kKinds} * kKindClasses * kLevels);
     times_.Densities(now_, absl::MakeSpan(densities_));
     const size_t lists = lists_.size();
@@ -349,6 +363,7 @@ class HitDensityPolicy final : public EvictionPolicy {
   std::vector<Row> rows_;
   std::vector<int16_t> row_of_ = std::vector<int16_t>(size_t{kKinds} * kKindClasses * kBands, -1);
   std::vector<List> lists_;
+  std::vector<uint64_t> due_;  // of each list: before then nothing in it is too old for it
   std::vector<float> densities_;
   std::vector<uint32_t> order_, place_;  // lists by density, and where each is among them
   std::vector<uint64_t> occupied_;       // a bit for each place

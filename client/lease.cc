@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/block_copy.h"
 #include "client/core.h"
 #include "kernels/checksum.h"
 
@@ -290,6 +291,15 @@ absl::Status Lease::WaitAll(uint32_t timeout_ms) {
   return state_->WaitAll(static_cast<uint32_t>(state_->chunks.front().parts.size()), timeout_ms);
 }
 
+absl::Status Lease::WaitParts(uint32_t part, uint32_t timeout_ms) {
+  if (state_ == nullptr) return absl::NotFoundError("the lease is empty");
+  const size_t parts = state_->chunks.front().parts.size();
+  if (part >= parts) {
+    return absl::InvalidArgumentError(absl::StrCat("part: ", part, "; the layout has ", parts));
+  }
+  return state_->WaitAll(part + 1, timeout_ms);
+}
+
 absl::Status Lease::WaitPart(size_t chunk, uint32_t part, uint32_t timeout_ms) {
   if (state_ == nullptr) return absl::NotFoundError("the lease is empty");
   absl::Status valid = state_->CheckChunkIndex(chunk);
@@ -371,6 +381,24 @@ absl::Status Lease::ReadRows(uint32_t layer, KvPart kv, uint32_t tokens, void* d
       std::memcpy(to + row * stride_bytes, part->data() + row * held_stride, count * token_bytes);
     }
   }
+  if (expired()) return absl::NotFoundError("the lease was released or ran out of time");
+  return absl::OkStatus();
+}
+
+absl::Status Lease::Scatter(absl::Span<const BlockPiece> pieces, uint32_t threads) {
+  const absl::Status copied =
+      CopyParts(pieces, threads, [this](absl::Span<const BlockPiece> of_part) -> absl::Status {
+        const auto part = RawPart(of_part.front().block, of_part.front().part);
+        if (!part.ok()) return part.status();
+        if (absl::Status fits = CheckLength(of_part, part->size(), true); !fits.ok()) return fits;
+        const uint8_t* source = part->data();
+        for (const BlockPiece& piece : of_part) {
+          std::memcpy(reinterpret_cast<void*>(piece.address), source, piece.bytes);
+          source += piece.bytes;
+        }
+        return absl::OkStatus();
+      });
+  if (!copied.ok()) return copied;
   if (expired()) return absl::NotFoundError("the lease was released or ran out of time");
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/block_copy.h"
 #include "client/core.h"
 #include "client/prefix_keys.h"
 #include "kernels/checksum.h"
@@ -29,16 +30,18 @@ struct WrittenChunk {
 }  // namespace
 
 struct StoreOperation::State {
-  State(std::shared_ptr<ClientCore> the_core, const Model& the_model, PrefixKeys the_keys)
-      : core(std::move(the_core)), model(the_model), keys(std::move(the_keys)) {}
+  State(std::shared_ptr<ClientCore> the_core, const Model& the_model)
+      : core(std::move(the_core)), model(the_model) {}
 
-  void Plan(uint64_t cost_us);
+  void PlanPrefix(PrefixKeys the_keys, uint64_t cost_us);
+  void PlanBlocks(absl::Span<const ObjectKey> block_keys, uint64_t cost_us);
   absl::Status SkipPresent();
   absl::Status Reserve();
   absl::Status ReserveBatch(absl::Span<const size_t> wanted, std::vector<size_t>& again,
                             uint32_t& retry_after_ms);
   absl::Status Begin(size_t chunk, const ReserveResult& result);
-  absl::Status GiveUpFrom(size_t chunk, const absl::Status& why);
+  bool MayGetRoom(absl::Span<const size_t> again) const;
+  absl::Status GiveUp();
   absl::StatusOr<WrittenChunk*> Writable(size_t chunk, uint32_t part);
   std::optional<uint32_t> UnwrittenPart(const WrittenChunk& chunk) const;
   CommitItem Seal(WrittenChunk& chunk) const;
@@ -48,31 +51,47 @@ struct StoreOperation::State {
 
   std::shared_ptr<ClientCore> core;
   Model model;
-  PrefixKeys keys;
+  std::optional<PrefixKeys> keys;  // of a prompt, whose chunks build on each other
   std::vector<StoreChunk> infos;
   std::vector<WrittenChunk> chunks;
   std::vector<uint32_t> costs_us;
   bool done = false;
 };
 
-void StoreOperation::State::Plan(uint64_t cost_us) {
-  uint64_t tokens = 0;
-  for (size_t i = 0; i < keys.chunks(); ++i) tokens += keys.GrainsOfChunk(i).size() * kGrainTokens;
-  for (size_t i = 0; i < keys.chunks(); ++i) {
+uint32_t Share(double cost_us, double share) {
+  return static_cast<uint32_t>(std::min(cost_us * share, 4294967295.0));
+}
+
+void StoreOperation::State::PlanPrefix(PrefixKeys the_keys, uint64_t cost_us) {
+  keys = std::move(the_keys);
+  double tokens = 0;
+  for (size_t i = 0; i < keys->chunks(); ++i) {
+    tokens += static_cast<double>(keys->GrainsOfChunk(i).size() * kGrainTokens);
+  }
+  for (size_t i = 0; i < keys->chunks(); ++i) {
     WrittenChunk chunk;
-    chunk.parent = keys.ParentOf(i);
-    chunk.grains = keys.GrainsOfChunk(i);
+    chunk.parent = keys->ParentOf(i);
+    chunk.grains = keys->GrainsOfChunk(i);
     const auto count = static_cast<uint32_t>(chunk.grains.size() * kGrainTokens);
-    infos.push_back({keys.ChunkKey(i), static_cast<uint32_t>(i * kChunkTokens), count, false});
-    const double share = static_cast<double>(cost_us) * count / static_cast<double>(tokens);
-    costs_us.push_back(static_cast<uint32_t>(std::min(share, 4294967295.0)));
+    infos.push_back({keys->ChunkKey(i), static_cast<uint32_t>(i * kChunkTokens), count, false});
+    costs_us.push_back(Share(static_cast<double>(cost_us), count / tokens));
     chunks.push_back(std::move(chunk));
   }
 }
 
+void StoreOperation::State::PlanBlocks(absl::Span<const ObjectKey> block_keys, uint64_t cost_us) {
+  const auto count = static_cast<double>(std::max<size_t>(block_keys.size(), 1));
+  for (const ObjectKey& key : block_keys) {
+    infos.push_back({key, static_cast<uint32_t>(infos.size()), 1, false});
+  }
+  costs_us.resize(infos.size(), Share(static_cast<double>(cost_us), 1 / count));
+  chunks.resize(infos.size());
+}
+
 absl::Status StoreOperation::State::SkipPresent() {
   std::vector<ExtentInfo> extents;
-  absl::Status found = LookupPrefix(*core, model.layout_id, keys.ChunkKeys(keys.chunks()), extents);
+  absl::Status found =
+      LookupPrefix(*core, model.layout_id, keys->ChunkKeys(keys->chunks()), extents);
   for (size_t i = 0; i < extents.size(); ++i) chunks[i].already = true;
   return found;
 }
@@ -125,11 +144,24 @@ absl::Status StoreOperation::State::ReserveBatch(absl::Span<const size_t> wanted
   return status;
 }
 
-// Nothing finds a chunk behind one that is missing: gives back what was reserved there.
-absl::Status StoreOperation::State::GiveUpFrom(size_t first, const absl::Status& why) {
+// Whether waiting helps: when the first chunk of a prompt without room is one that may get some, or
+// any block.
+bool StoreOperation::State::MayGetRoom(absl::Span<const size_t> again) const {
+  if (again.empty() || !keys) return !again.empty();
+  const auto refused = std::find_if(chunks.begin(), chunks.end(),
+                                    [](const WrittenChunk& chunk) { return !chunk.refused.ok(); });
+  return static_cast<size_t>(refused - chunks.begin()) == again.front();
+}
+
+// What has no room stays without. Nothing finds a prompt's chunk behind one that is missing: gives
+// back what was reserved there.
+absl::Status StoreOperation::State::GiveUp() {
+  if (!keys) return absl::OkStatus();
   std::vector<uint64_t> given_back;
-  for (size_t i = first; i < chunks.size(); ++i) {
-    if (chunks[i].already) continue;
+  absl::Status why;  // of the first without room
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (why.ok()) why = chunks[i].refused;
+    if (why.ok() || chunks[i].already) continue;
     if (chunks[i].refused.ok()) chunks[i].refused = why;
     infos[i].needed = false;
     if (const uint64_t id = std::exchange(chunks[i].reservation_id, 0)) given_back.push_back(id);
@@ -152,15 +184,7 @@ absl::Status StoreOperation::State::Reserve() {
           ReserveBatch(absl::MakeConstSpan(wanted).subspan(begin, batch), again, retry_after_ms);
       if (!reserved.ok()) return reserved;
     }
-    const auto refused = static_cast<size_t>(
-        std::find_if(chunks.begin(), chunks.end(),
-                     [](const WrittenChunk& chunk) { return !chunk.refused.ok(); }) -
-        chunks.begin());
-    if (refused == chunks.size()) return absl::OkStatus();
-    // Waiting helps when the first chunk that has no room is one that may get some.
-    if (again.empty() || again.front() != refused || !wait.Sleep(retry_after_ms)) {
-      return GiveUpFrom(refused, chunks[refused].refused);
-    }
+    if (!MayGetRoom(again) || !wait.Sleep(retry_after_ms)) return GiveUp();
     wanted = std::move(again);
   }
   return absl::OkStatus();
@@ -195,7 +219,7 @@ std::optional<uint32_t> StoreOperation::State::UnwrittenPart(const WrittenChunk&
 CommitItem StoreOperation::State::Seal(WrittenChunk& chunk) const {
   CommitItem item;
   item.reservation_id = chunk.reservation_id;
-  const auto identity = chunk.grains.subspan(0, chunk.grains.size() - 1);
+  const auto identity = chunk.grains.first(std::max<size_t>(chunk.grains.size(), 1) - 1);
   chunk.crcs[0] = kernels::CopyCrc32c(chunk.payload + chunk.parts[0].offset, identity.data(),
                                       identity.size() * sizeof(ObjectKey));
   for (uint32_t part = 1; part < chunk.parts.size(); ++part) {
@@ -247,12 +271,21 @@ void StoreOperation::State::Abort() {
 absl::StatusOr<StoreOperation> Client::BeginStore(const Model& model,
                                                   absl::Span<const uint32_t> tokens,
                                                   std::string_view extra, uint64_t cost_us) {
-  StoreOperation store(std::make_unique<StoreOperation::State>(
-      core_, model, PrefixKeys(core_->welcome().salt, model.root, tokens, extra)));
+  StoreOperation store(std::make_unique<StoreOperation::State>(core_, model));
   StoreOperation::State& state = *store.state_;
-  state.Plan(cost_us);
+  state.PlanPrefix(PrefixKeys(core_->welcome().salt, model.root, tokens, extra), cost_us);
   absl::Status status = state.SkipPresent();
   if (status.ok()) status = state.Reserve();
+  if (!status.ok()) return status;
+  return store;
+}
+
+absl::StatusOr<StoreOperation> Client::BeginBlocks(const Model& model,
+                                                   absl::Span<const ObjectKey> keys,
+                                                   uint64_t cost_us) {
+  StoreOperation store(std::make_unique<StoreOperation::State>(core_, model));
+  store.state_->PlanBlocks(keys, cost_us);
+  absl::Status status = store.state_->Reserve();
   if (!status.ok()) return status;
   return store;
 }
@@ -323,6 +356,28 @@ absl::Status StoreOperation::WriteRows(size_t index, uint32_t part, const void* 
   (*chunk)->crcs[part] = crc;
   (*chunk)->states[part] = PartState::kChecked;
   return absl::OkStatus();
+}
+
+absl::Status StoreOperation::Gather(absl::Span<const BlockPiece> pieces, uint32_t threads) {
+  if (state_ == nullptr) return absl::FailedPreconditionError("the store is empty");
+  return CopyParts(pieces, threads, [this](absl::Span<const BlockPiece> of_part) -> absl::Status {
+    const auto [index, part] = std::pair{of_part.front().block, of_part.front().part};
+    if (index < state_->infos.size() && !state_->infos[index].needed) return absl::OkStatus();
+    const auto chunk = state_->Writable(index, part);
+    if (!chunk.ok()) return chunk.status();
+    const PartSpan& span = (*chunk)->parts[part];
+    if (absl::Status fits = CheckLength(of_part, span.bytes, false); !fits.ok()) return fits;
+    uint8_t* destination = (*chunk)->payload + span.offset;
+    uint32_t crc = 0;
+    for (const BlockPiece& piece : of_part) {
+      const auto* source = reinterpret_cast<const uint8_t*>(piece.address);
+      crc = kernels::CopyCrc32c(destination, source, piece.bytes, crc);
+      destination += piece.bytes;
+    }
+    (*chunk)->crcs[part] = crc;
+    (*chunk)->states[part] = PartState::kChecked;
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<absl::Span<uint8_t>> StoreOperation::Buffer(size_t index, uint32_t part) {

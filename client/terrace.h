@@ -94,6 +94,22 @@ struct PrefixMatch {
   uint32_t matched_tokens = 0;
 };
 
+// Blocks: objects under an engine's own keys, whose parts an engine defines.
+struct BlockLayout {
+  // Everything that decides what the bytes mean: model, revision, dtype, tokens of a block, memory
+  // layout, attention backend, rank. Two texts that differ share nothing.
+  std::string space;
+  std::vector<uint64_t> part_bytes;  // of each part, in the order they become readable; 1 .. 439
+};
+
+// A piece of an engine's memory that belongs to a part of a block.
+struct BlockPiece {
+  uint32_t block = 0;  // index in the store or lease
+  uint32_t part = 1;   // 1 .. the number of part_bytes
+  uint64_t address = 0;
+  uint64_t bytes = 0;
+};
+
 // Pins objects in host memory until released, destroyed, or out of time. Move-only.
 //
 // Views from Part() are valid until then; after copying from one under a short time limit, ask
@@ -121,6 +137,9 @@ class Lease {
   absl::Status WaitLayer(uint32_t layer, uint32_t timeout_ms = kNoTimeout);
   absl::Status WaitAll(uint32_t timeout_ms = kNoTimeout);
   absl::Status WaitPart(size_t chunk, uint32_t part, uint32_t timeout_ms = kNoTimeout);
+  // As WaitLayer, for the parts up to and with `part`: of blocks, whose parts are no layers' K and
+  // V.
+  absl::Status WaitParts(uint32_t part, uint32_t timeout_ms = kNoTimeout);
   // Leading parts of a chunk that are there now, the identity part included. Any thread.
   uint32_t ready_parts(size_t chunk) const;
 
@@ -135,6 +154,12 @@ class Lease {
   // InvalidArgument: tokens > usable_tokens(), rows or stride that do not fit the layout.
   absl::Status ReadRows(uint32_t layer, KvPart part, uint32_t tokens, void* destination,
                         size_t rows, size_t stride_bytes);
+
+  // Copies parts of blocks out to where pieces are. Pieces of one part follow each other and take
+  // its bytes from the first on, all of them or less. On up to `threads` threads; 0: as many as
+  // pay. Statuses of RawPart(), after which the pieces may hold anything; InvalidArgument naming
+  // the piece.
+  absl::Status Scatter(absl::Span<const BlockPiece> pieces, uint32_t threads = 1);
 
   uint64_t deadline_us() const;  // CLOCK_MONOTONIC
   bool expired() const;          // or released. Any thread.
@@ -186,6 +211,10 @@ class StoreOperation {
   // [heads, all tokens, head_dim], for example. rows * row_bytes must be the part's length.
   absl::Status WriteRows(size_t chunk, uint32_t part, const void* source, size_t rows,
                          size_t row_bytes, size_t stride_bytes);
+  // Writes parts of blocks out of pieces, copy and checksum in one pass. Pieces of one part follow
+  // each other and together have its length. On up to `threads` threads; 0: as many as pay. Those
+  // of blocks that are not needed are skipped. InvalidArgument naming the piece.
+  absl::Status Gather(absl::Span<const BlockPiece> pieces, uint32_t threads = 1);
   // The part itself, for writing in place; counts as written, its checksum is taken by Commit().
   absl::StatusOr<absl::Span<uint8_t>> Buffer(size_t chunk, uint32_t part);
 
@@ -277,6 +306,26 @@ class Client {
   absl::StatusOr<HintReport> Hint(absl::Span<const ExpectedRead> reads);
   // The requests are gone. Those whose objects were acquired need not be withdrawn, nor harms it.
   absl::StatusOr<HintReport> Withdraw(absl::Span<const uint64_t> request_ids);
+
+  // Blocks. A Model from RegisterBlocks is good for the calls with Blocks in their name, for Hint
+  // by keys, and its leases and stores for what names parts by number: chunk i is the i-th key.
+  // InvalidArgument: part_bytes.
+  absl::StatusOr<Model> RegisterBlocks(const BlockLayout& layout);
+  // The key of an engine's own name for a block. `salt` separates caches of equal names.
+  ObjectKey BlockKey(const Model& model, std::string_view salt, std::string_view name) const;
+  // One answer a key, in any number; tier kNone where it is not there. A snapshot, without side
+  // effects but being counted.
+  absl::StatusOr<std::vector<ExtentInfo>> FindBlocks(const Model& model,
+                                                     absl::Span<const ObjectKey> keys);
+  // Leases the leading run of keys that is there, and starts loading them in order. NotFound: the
+  // first is not there. As Acquire otherwise.
+  absl::StatusOr<Lease> AcquireBlocks(const Model& model, absl::Span<const ObjectKey> keys,
+                                      const AcquireOptions& options = {});
+  // Room for those that are not there yet and that nobody is storing. `cost_us` is what making all
+  // of them took (0: unknown). As BeginStore otherwise, but that each block stands for itself: one
+  // without room takes no other along.
+  absl::StatusOr<StoreOperation> BeginBlocks(const Model& model, absl::Span<const ObjectKey> keys,
+                                             uint64_t cost_us = 0);
 
   // Opaque objects, for tests and load generators. Put: AlreadyExists; no bytes are
   // InvalidArgument. Get: NotFound; the bytes are RawPart(0, 1) of the lease.

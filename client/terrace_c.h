@@ -215,6 +215,67 @@ TERRACE_EXPORT int32_t terrace_store_commit(terrace_store* store, terrace_commit
 /* Gives everything back now; the handle stays. */
 TERRACE_EXPORT int32_t terrace_store_abort(terrace_store* store);
 
+/* ---- blocks: objects under an engine's own keys, in batches (Client::RegisterBlocks) ----
+ *
+ * Leases and stores of blocks are handles like any others; their chunk i is the i-th key. Keys are
+ * arrays of count x 32 bytes, parts are numbered from 1. */
+
+/* `space` holds everything that decides what the bytes mean. */
+TERRACE_EXPORT int32_t terrace_register_blocks(terrace_client* client, const void* space,
+                                               size_t space_bytes, const uint64_t* part_bytes,
+                                               size_t parts, terrace_model** out);
+/* Keys of engine's names, which lie one after the other in `names`. */
+TERRACE_EXPORT int32_t terrace_block_keys(const terrace_client* client, const terrace_model* model,
+                                          const void* salt, size_t salt_bytes, const void* names,
+                                          const uint32_t* name_bytes, size_t count, uint8_t* keys);
+
+typedef struct {
+  uint64_t bytes;  /* payload; 0 where it is not there */
+  uint32_t eta_us; /* until it could be in memory, after those before it */
+  uint8_t tier;    /* 0 nowhere, 1 host, 2 nvme */
+  uint8_t flags;   /* 1 durable, 2 pinned */
+  uint16_t reserved;
+} terrace_block_info;
+
+/* One answer a key. */
+TERRACE_EXPORT int32_t terrace_find_blocks(terrace_client* client, const terrace_model* model,
+                                           const uint8_t* keys, size_t count,
+                                           terrace_block_info* out);
+/* The leading run of keys that is there: see terrace_lease_usable_chunks. */
+TERRACE_EXPORT int32_t terrace_acquire_blocks(terrace_client* client, const terrace_model* model,
+                                              const uint8_t* keys, size_t count, uint32_t ttl_ms,
+                                              uint8_t priority, terrace_lease** out);
+/* Waits for the parts up to and with `part` of every usable block. */
+TERRACE_EXPORT int32_t terrace_wait_parts(terrace_lease* lease, uint32_t part, uint32_t timeout_ms);
+/* A part in place. Borrowed until the lease ends. */
+TERRACE_EXPORT int32_t terrace_block_part(terrace_lease* lease, size_t block, uint32_t part,
+                                          const void** data, size_t* bytes);
+
+/* A piece of an engine's memory. Pieces of the same part of the same block follow each other. */
+typedef struct {
+  uint32_t block;
+  uint32_t part;
+  uint64_t address;
+  uint64_t bytes;
+} terrace_block_piece;
+
+/* Copies parts to pieces; threads 0: as many as pay. */
+TERRACE_EXPORT int32_t terrace_scatter(terrace_lease* lease, const terrace_block_piece* pieces,
+                                       size_t count, uint32_t threads);
+
+TERRACE_EXPORT int32_t terrace_begin_blocks(terrace_client* client, const terrace_model* model,
+                                            const uint8_t* keys, size_t count, uint64_t cost_us,
+                                            terrace_store** out);
+/* needed[i] becomes 1 where block i is to be written; capacity is the number of keys at least. */
+TERRACE_EXPORT int32_t terrace_store_needed(const terrace_store* store, uint8_t* needed,
+                                            size_t capacity);
+/* Copies pieces to parts; those of blocks that are not needed are skipped. */
+TERRACE_EXPORT int32_t terrace_gather(terrace_store* store, const terrace_block_piece* pieces,
+                                      size_t count, uint32_t threads);
+/* A part's place, for writing it there. */
+TERRACE_EXPORT int32_t terrace_store_block_part(terrace_store* store, size_t block, uint32_t part,
+                                                void** data, size_t* bytes);
+
 /* ---- hints: what will be read, and when (Client::Hint) ---- */
 
 enum {

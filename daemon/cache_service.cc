@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "daemon/load_or_compute.h"
 #include "spdlog/spdlog.h"
 
 namespace terrace {
@@ -164,7 +163,7 @@ absl::Status CacheService::CheckKeyCount(size_t count) {
                             options_.limits.max_keys_per_call));
 }
 
-// --- lookup -------------------------------------------------------------------------------------
+// --- layouts ------------------------------------------------------------------------------------
 
 absl::StatusOr<uint32_t> CacheService::RegisterLayout(SessionId id, ObjectLayout layout,
                                                       std::optional<KvGeometry> geometry) {
@@ -220,75 +219,6 @@ ExtentInfo CacheService::Describe(const Entry& entry, uint64_t stored_before) co
     info.eta_us = mover_.EtaUs(stored_before + mover_.StoredBytes(entry));
   }
   return info;
-}
-
-absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
-                                  absl::Span<const ObjectKey> keys,
-                                  std::vector<ExtentInfo>& extents) {
-  absl::StatusOr<Session*> session = Get(id, "lookup");
-  if (!session.ok()) return session.status();
-  absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
-  if (!layout.ok()) return layout.status();
-  absl::Status count = CheckKeyCount(keys.size());
-  if (!count.ok()) return count;
-  ++metrics_.lookup_calls;
-  metrics_.lookup_keys += keys.size();
-  uint64_t cold_bytes = 0;  // of records
-  const size_t before = extents.size();
-  std::vector<PrefixStep> steps;
-  Demand& demand = demand_[(*session)->tenant];
-  for (const ObjectKey& key : keys) {
-    const ObjectId object = FindVisible(**session, key);
-    if (object == kNoObject) break;
-    const Entry& entry = catalog_.at(object);
-    if (entry.fingerprint != layout_fingerprints_[layout_id] || !mover_.Reachable(entry)) break;
-    extents.push_back(Describe(entry, cold_bytes));
-    if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
-    ++metrics_.lookup_hits;
-    const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
-    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), mover_.RemakeUs(entry)});
-    demand.LookedUp(layout_id, key, entry.payload_bytes(), steps.back().compute_us);
-  }
-  for (const ObjectKey& absent : keys.subspan(steps.size())) {
-    demand.LookedUp(layout_id, absent, 0, 0);
-  }
-  for (size_t i = StepsWorthLoading(steps); i < steps.size(); ++i) {
-    extents[before + i].flags |= kFlagRecompute;
-    ++metrics_.recompute_advised;
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_id,
-                                                  const ObjectKey& parent,
-                                                  absl::Span<const ObjectKey> grains) {
-  absl::StatusOr<Session*> session = Get(id, "match_tail");
-  if (!session.ok()) return session.status();
-  absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
-  if (!layout.ok()) return layout.status();
-  absl::Status count = CheckKeyCount(grains.size());
-  if (!count.ok()) return count;
-  TailMatch match;
-  auto best =
-      catalog_.BestTail(parent, layout_fingerprints_[layout_id], (*session)->tenant, grains);
-  if (!best) return match;
-  const Entry& entry = catalog_.at(best->id);
-  if (!mover_.Reachable(entry)) return match;
-  ++metrics_.tail_matches;
-  demand_[(*session)->tenant].LookedUp(layout_id, entry.key, entry.payload_bytes(),
-                                       mover_.RemakeUs(entry));
-  match.found = true;
-  match.key = entry.key;
-  match.matched_grains = best->matched_grains;
-  match.grain_count = entry.grain_count;
-  match.info = Describe(entry, 0);
-  const PrefixStep step{match.info.eta_us, uint64_t{mover_.RemakeUs(entry)} * best->matched_grains /
-                                               entry.grain_count};
-  if (StepsWorthLoading({&step, 1}) == 0) {
-    match.info.flags |= kFlagRecompute;
-    ++metrics_.recompute_advised;
-  }
-  return match;
 }
 
 // --- store --------------------------------------------------------------------------------------

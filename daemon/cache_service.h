@@ -49,6 +49,8 @@ class CacheService final : public Service {
                                           std::optional<KvGeometry> geometry) override;
   absl::Status Lookup(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
                       std::vector<ExtentInfo>& extents) override;
+  absl::Status Find(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
+                    std::vector<ExtentInfo>& extents) override;
   absl::StatusOr<TailMatch> MatchTail(SessionId session, uint32_t layout_id,
                                       const ObjectKey& parent,
                                       absl::Span<const ObjectKey> grains) override;
@@ -78,6 +80,9 @@ class CacheService final : public Service {
  private:
   absl::StatusOr<uint16_t> TenantOf(const PeerCredentials& peer, const std::string& wanted) const;
   absl::StatusOr<Session*> Get(SessionId session, const char* call);
+  // Checks and counts a call that looks keys up.
+  absl::StatusOr<Session*> BeginLookup(SessionId session, uint32_t layout_id, size_t keys,
+                                       const char* call);
   absl::StatusOr<const ObjectLayout*> GetLayout(uint32_t layout_id) const;
   absl::Status CheckKeyCount(size_t count);
   std::optional<uint32_t> LayoutOf(const Entry& entry) const;
@@ -91,6 +96,8 @@ class CacheService final : public Service {
   void DropReservation(ObjectId id);
   // The visible object of this key if it is the session's tenant's, else kNoObject.
   ObjectId FindVisible(const Session& session, const ObjectKey& key) const;
+  // The same, of this layout and not on a tier that is out of reach.
+  ObjectId FindReadable(const Session& session, uint32_t layout_id, const ObjectKey& key) const;
   // What a hit in the tier saves, on average, against the next best way; 0: unknown.
   double HitSavesUs(uint16_t tenant, bool nvme) const;
   // Bytes on the device for a byte of the object: below 1 where objects are encoded.

@@ -64,6 +64,8 @@ class ConnectionImpl final : public Connection {
                                           const KvGeometry* geometry) override;
   absl::Status Lookup(uint32_t layout_id, absl::Span<const ObjectKey> keys,
                       std::vector<ExtentInfo>& extents) override;
+  absl::Status Find(uint32_t layout_id, absl::Span<const ObjectKey> keys,
+                    std::vector<ExtentInfo>& extents) override;
   absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,
                                       absl::Span<const ObjectKey> grains) override;
   absl::StatusOr<std::vector<ReserveResult>> Reserve(uint32_t layout_id,
@@ -265,6 +267,25 @@ absl::Status ConnectionImpl::Lookup(uint32_t layout_id, absl::Span<const ObjectK
         request.setKeys(KeysAsData(keys));
       },
       [&](auto& response) { return ReadExtents(response.getExtents(), keys.size(), extents); });
+}
+
+absl::Status ConnectionImpl::Find(uint32_t layout_id, absl::Span<const ObjectKey> keys,
+                                  std::vector<ExtentInfo>& extents) {
+  return Call(
+      DataWords(keys.size() * sizeof(ObjectKey)), TERRACE_METHOD(find),
+      [&](auto& request) {
+        request.setLayoutId(layout_id);
+        request.setKeys(KeysAsData(keys));
+      },
+      [&](auto& response) -> absl::Status {
+        const size_t before = extents.size();
+        absl::Status read = ReadExtents(response.getExtents(), keys.size(), extents);
+        if (!read.ok() || extents.size() - before == keys.size()) return read;
+        const size_t answered = extents.size() - before;
+        extents.resize(before);
+        return absl::InternalError(
+            absl::StrCat("find: ", answered, " answers to ", keys.size(), " keys"));
+      });
 }
 
 absl::StatusOr<TailMatch> ConnectionImpl::MatchTail(uint32_t layout_id, const ObjectKey& parent,

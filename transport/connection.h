@@ -38,6 +38,8 @@ class Connection {
                                                   const KvGeometry* geometry = nullptr) = 0;
   virtual absl::Status Lookup(uint32_t layout_id, absl::Span<const ObjectKey> keys,
                               std::vector<ExtentInfo>& extents) = 0;
+  virtual absl::Status Find(uint32_t layout_id, absl::Span<const ObjectKey> keys,
+                            std::vector<ExtentInfo>& extents) = 0;
   virtual absl::StatusOr<TailMatch> MatchTail(uint32_t layout_id, const ObjectKey& parent,
                                               absl::Span<const ObjectKey> grains) = 0;
   virtual absl::StatusOr<std::vector<ReserveResult>> Reserve(

@@ -35,6 +35,7 @@ class SessionServer final : public wire::Session::Server {
 
   kj::Promise<void> registerLayout(RegisterLayoutContext context) override;
   kj::Promise<void> lookup(LookupContext context) override;
+  kj::Promise<void> find(FindContext context) override;
   kj::Promise<void> matchTail(MatchTailContext context) override;
   kj::Promise<void> reserve(ReserveContext context) override;
   kj::Promise<void> commit(CommitContext context) override;
@@ -84,20 +85,39 @@ kj::Promise<void> SessionServer::registerLayout(RegisterLayoutContext context) {
   return kj::READY_NOW;
 }
 
-kj::Promise<void> SessionServer::lookup(LookupContext context) {
-  // Calls never nest on the loop thread, so one vector keeps its capacity for all of them.
+// Calls never nest on the loop thread, so one vector keeps its capacity for all of them.
+std::vector<ExtentInfo>& ReusedExtents() {
   thread_local std::vector<ExtentInfo> extents;
   extents.clear();
+  return extents;
+}
+
+kj::Promise<void> AnswerExtents(auto& context, const std::vector<ExtentInfo>& extents) {
+  const uint64_t words = 8 + extents.size() * sizeof(ExtentInfo) / 8;
+  context.getResults(capnp::MessageSize{words, 0}).setExtents(ExtentsAsData(extents));
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> SessionServer::lookup(LookupContext context) {
+  std::vector<ExtentInfo>& extents = ReusedExtents();
   absl::Span<const ObjectKey> keys;
   absl::Status status = Open();
   auto params = context.getParams();
   if (status.ok()) status = ReadKeys(params.getKeys(), "keys", limits(), keys);
   if (status.ok()) status = service().Lookup(id(), params.getLayoutId(), keys, extents);
   context.releaseParams();
-  if (!status.ok()) return Answer(context, status);
-  const uint64_t words = 8 + extents.size() * sizeof(ExtentInfo) / 8;
-  context.getResults(capnp::MessageSize{words, 0}).setExtents(ExtentsAsData(extents));
-  return kj::READY_NOW;
+  return status.ok() ? AnswerExtents(context, extents) : Answer(context, status);
+}
+
+kj::Promise<void> SessionServer::find(FindContext context) {
+  std::vector<ExtentInfo>& extents = ReusedExtents();
+  absl::Span<const ObjectKey> keys;
+  absl::Status status = Open();
+  auto params = context.getParams();
+  if (status.ok()) status = ReadKeys(params.getKeys(), "keys", limits(), keys);
+  if (status.ok()) status = service().Find(id(), params.getLayoutId(), keys, extents);
+  context.releaseParams();
+  return status.ok() ? AnswerExtents(context, extents) : Answer(context, status);
 }
 
 kj::Promise<void> SessionServer::matchTail(MatchTailContext context) {

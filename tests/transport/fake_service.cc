@@ -77,6 +77,11 @@ absl::Status FakeService::Lookup(SessionId, uint32_t id, absl::Span<const Object
   return absl::OkStatus();
 }
 
+absl::Status FakeService::Find(SessionId session, uint32_t id, absl::Span<const ObjectKey> wanted,
+                               std::vector<ExtentInfo>& out) {
+  return Lookup(session, id, wanted, out);
+}
+
 absl::StatusOr<TailMatch> FakeService::MatchTail(SessionId, uint32_t id, const ObjectKey& from,
                                                  absl::Span<const ObjectKey> grains) {
   if (!failure.ok()) return failure;

@@ -77,6 +77,8 @@ class FakeService : public Service {
                                           std::optional<KvGeometry> geometry) override;
   absl::Status Lookup(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
                       std::vector<ExtentInfo>& extents) override;
+  absl::Status Find(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
+                    std::vector<ExtentInfo>& extents) override;
   absl::StatusOr<TailMatch> MatchTail(SessionId session, uint32_t layout_id,
                                       const ObjectKey& parent,
                                       absl::Span<const ObjectKey> grains) override;

@@ -101,6 +101,21 @@ TEST_F(RoundTripTest, LookupAppends) {
   EXPECT_EQ(extents[2].flags, kFlagPinned);
 }
 
+TEST_F(RoundTripTest, FindAnswersEveryKey) {
+  const std::vector<ObjectKey> keys(2);
+  service_.extents = {{1, 2, 3, TierId::kHost, 0}, {0, 0, 0, TierId::kNone, 0}};
+  std::vector<ExtentInfo> extents;
+  ASSERT_TRUE(connection_->Find(7, keys, extents).ok());
+  ASSERT_EQ(extents.size(), 2u);
+  EXPECT_EQ(extents[0].bytes, 1u);
+  EXPECT_EQ(extents[1].tier, TierId::kNone);
+  EXPECT_EQ(service_.layout_id, 7u);
+  // An answer too few could be of any of the keys.
+  service_.extents.pop_back();
+  EXPECT_EQ(connection_->Find(7, keys, extents).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(extents.size(), 2u);
+}
+
 TEST_F(RoundTripTest, LookupOfNothingAndOfNothingFound) {
   std::vector<ExtentInfo> extents;
   ASSERT_TRUE(connection_->Lookup(1, {}, extents).ok());

@@ -6,6 +6,8 @@ import ctypes as c
 import os
 import pathlib
 
+import numpy as np
+
 from terrace_kv import errors
 
 KEY_BYTES = 32
@@ -89,6 +91,11 @@ class VerifyReport(c.Structure):
     ]
 
 
+# Arrays of these are numpy's: made by whole columns, not by elements.
+BLOCK_INFO = np.dtype([("bytes", "<u8"), ("eta_us", "<u4"), ("tier", "u1"), ("flags", "u1"),
+                       ("reserved", "<u2")])
+BLOCK_PIECE = np.dtype([("block", "<u4"), ("part", "<u4"), ("address", "<u8"), ("bytes", "<u8")])
+
 _P = c.c_void_p
 _OUT = c.POINTER(c.c_void_p)
 _U32, _U64, _SIZE, _STATUS = c.c_uint32, c.c_uint64, c.c_size_t, c.c_int32
@@ -140,6 +147,17 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "terrace_store_buffer": (_STATUS, [_P, _SIZE, _U32, _U32, _OUT, c.POINTER(_SIZE)]),
     "terrace_store_commit": (_STATUS, [_P, c.POINTER(CommitReport)]),
     "terrace_store_abort": (_STATUS, [_P]),
+    "terrace_register_blocks": (_STATUS, [_P, _P, _SIZE, c.POINTER(_U64), _SIZE, _OUT]),
+    "terrace_block_keys": (_STATUS, [_P, _P, _P, _SIZE, _P, c.POINTER(_U32), _SIZE, _P]),
+    "terrace_find_blocks": (_STATUS, [_P, _P, _P, _SIZE, _P]),
+    "terrace_acquire_blocks": (_STATUS, [_P, _P, _P, _SIZE, _U32, c.c_uint8, _OUT]),
+    "terrace_wait_parts": (_STATUS, [_P, _U32, _U32]),
+    "terrace_block_part": (_STATUS, [_P, _SIZE, _U32, _OUT, c.POINTER(_SIZE)]),
+    "terrace_scatter": (_STATUS, [_P, _P, _SIZE, _U32]),
+    "terrace_begin_blocks": (_STATUS, [_P, _P, _P, _SIZE, _U64, _OUT]),
+    "terrace_store_needed": (_STATUS, [_P, _P, _SIZE]),
+    "terrace_gather": (_STATUS, [_P, _P, _SIZE, _U32]),
+    "terrace_store_block_part": (_STATUS, [_P, _SIZE, _U32, _OUT, c.POINTER(_SIZE)]),
     "terrace_hint": (
         _STATUS, [_P, _P, c.POINTER(ExpectedRead), _SIZE, c.POINTER(HintReport)]),
     "terrace_withdraw": (_STATUS, [_P, c.POINTER(_U64), _SIZE, c.POINTER(HintReport)]),

@@ -11,11 +11,16 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from terrace_kv import _capi, errors, hints
 from terrace_kv._capi import call, lib
+from terrace_kv._handle import Handle, view_of
+
+if TYPE_CHECKING:
+    from terrace_kv import blocks
 
 K, V = 0, 1
 TIERS = {0: "none", 1: "host", 2: "nvme"}
@@ -25,6 +30,7 @@ def open(  # noqa: A001 - terrace_kv.open reads as it should
     path: str | os.PathLike[str] | None = None, *, socket: str | os.PathLike[str] | None = None,
     tenant: str | None = None, client_name: str = "terrace_kv", host_capacity_bytes: int = 0,
     nvme_capacity_bytes: int = 0, verify_always: bool = False, daemon: str | None = None,
+    call_timeout_s: float = 0, room_timeout_s: float = 0,
 ) -> Client:
     """Connects to a daemon.
 
@@ -33,12 +39,16 @@ def open(  # noqa: A001 - terrace_kv.open reads as it should
     $XDG_RUNTIME_DIR/terrace/terraced.sock, /run/terrace/terraced.sock).
 
     The capacities, `verify_always` and `daemon` (path of terraced; else $TERRACED, next to the
-    library, $PATH) are those of a private daemon; 0 means the daemon's default.
+    library, $PATH) are those of a private daemon; 0 means the daemon's default. A client is dead
+    when one call takes more than `call_timeout_s` (0: 5 s); a store or load waits for room in host
+    memory for `room_timeout_s` (0: 5 s).
 
     Raises NotFound or Unavailable when no daemon answers, PermissionDenied when this user belongs
     to no tenant, FailedPrecondition when the protocol differs.
     """
     handle = c.c_void_p()
+    timeouts = {"call_timeout_ms": _milliseconds("call_timeout_s", call_timeout_s),
+                "room_timeout_ms": _milliseconds("room_timeout_s", room_timeout_s)}
     if path is not None:
         if socket is not None or tenant is not None:
             raise errors.InvalidArgument("path starts a private daemon: give no socket or tenant")
@@ -47,13 +57,13 @@ def open(  # noqa: A001 - terrace_kv.open reads as it should
             daemon_path=_encode(daemon), client_name=client_name.encode(),
             host_capacity_bytes=_u64("host_capacity_bytes", host_capacity_bytes),
             nvme_capacity_bytes=_u64("nvme_capacity_bytes", nvme_capacity_bytes),
-            verify_always=int(verify_always))
+            verify_always=int(verify_always), **timeouts)
         call("terrace_spawn", c.byref(spawn), c.byref(handle))
     else:
         connect = _capi.ConnectOptions(
             struct_size=c.sizeof(_capi.ConnectOptions),
             socket_path=None if socket is None else os.fsencode(socket),
-            tenant=_encode(tenant), client_name=client_name.encode())
+            tenant=_encode(tenant), client_name=client_name.encode(), **timeouts)
         call("terrace_connect", c.byref(connect), c.byref(handle))
     return Client(handle)
 
@@ -163,38 +173,7 @@ class Chunk:
                    bool(info.flags & 1), bool(info.flags & 2))
 
 
-class _Handle:
-    """Owner of one handle of the C ABI."""
-
-    _free: str
-
-    def __init__(self, handle: c.c_void_p) -> None:
-        self._handle: c.c_void_p | None = handle
-
-    @property
-    def _h(self) -> c.c_void_p:
-        if self._handle is None:
-            raise errors.FailedPrecondition(f"this {type(self).__name__} is closed")
-        return self._handle
-
-    def close(self) -> None:
-        """Gives the handle back; calling it twice is fine."""
-        if self._handle is not None:
-            getattr(lib, self._free)(self._handle)
-            self._handle = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None and lib is not None:
-            self.close()
-
-
-class Model(_Handle):
+class Model(Handle):
     """A registered KV geometry."""
 
     _free = "terrace_model_free"
@@ -221,7 +200,7 @@ class Model(_Handle):
         return [row.tobytes().hex() for row in out[: count.value]]
 
 
-class Match(_Handle):
+class Match(Handle):
     """The longest stored prefix of a prompt. A snapshot: acquire it to be sure of it."""
 
     _free = "terrace_match_free"
@@ -240,7 +219,7 @@ class Match(_Handle):
         return chunks
 
 
-class Lease(_Handle):
+class Lease(Handle):
     """A pin on stored KV. Use as a context manager. It also ends by itself when its time is up.
     Not thread-safe, except that any thread may wait.
 
@@ -328,7 +307,7 @@ class Lease(_Handle):
         """
         data, size = c.c_void_p(), c.c_size_t()
         call("terrace_part", self._h, chunk, layer, kv, c.byref(data), c.byref(size))
-        return _view(data, size, self, writable=False)
+        return view_of(data, size, self, writable=False)
 
     def read_rows(self, layer: int, kv: int, tokens: int, address: int, rows: int,
                   stride_bytes: int) -> None:
@@ -346,7 +325,7 @@ class Lease(_Handle):
         memory. Raises as part()."""
         data, size = c.c_void_p(), c.c_size_t()
         call("terrace_lease_bytes", self._h, c.byref(data), c.byref(size))
-        return _view(data, size, self, writable=False)
+        return view_of(data, size, self, writable=False)
 
     def renew(self, ttl_s: float) -> None:
         """The lease now runs out `ttl_s` from now; 0 is the daemon's default. Raises NotFound when
@@ -359,15 +338,6 @@ def _drain(descriptor: int) -> None:
         os.read(descriptor, 8)
     except BlockingIOError:
         pass
-
-
-def _view(data: c.c_void_p, size: c.c_size_t, owner: object, *, writable: bool) -> np.ndarray:
-    """uint8 [size] over foreign memory. What others read too cannot be made writable again."""
-    if size.value == 0:
-        return np.empty(0, np.uint8)
-    buffer = (c.c_uint8 * size.value).from_address(data.value)
-    buffer._owner = owner  # the lease lives as long as any view of it
-    return np.frombuffer(buffer if writable else memoryview(buffer).toreadonly(), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,7 +361,7 @@ class CommitReport:
     why: str = ""  # of the first failed chunk
 
 
-class Store(_Handle):
+class Store(Handle):
     """KV on its way in: write every part of every needed chunk, then commit. Leaving the context
     without commit() gives everything back."""
 
@@ -428,7 +398,7 @@ class Store(_Handle):
         and left alone after it."""
         data, size = c.c_void_p(), c.c_size_t()
         call("terrace_store_buffer", self._h, chunk, layer, kv, c.byref(data), c.byref(size))
-        return _view(data, size, self, writable=True)
+        return view_of(data, size, self, writable=True)
 
     def commit(self) -> CommitReport:
         """Publishes every needed chunk that is complete and gives the others back.
@@ -442,7 +412,7 @@ class Store(_Handle):
         return CommitReport(report.stored, report.already, report.failed, report.stored_bytes, why)
 
 
-class Client(_Handle):
+class Client(Handle):
     """A session with a daemon. Thread-safe. After Unavailable, open a new one. Closing it ends its
     leases and stores, and waits for the private daemon it started, which makes what was committed
     durable before it ends."""
@@ -507,6 +477,13 @@ class Client(_Handle):
         call("terrace_begin_store", self._h, model._h, array.ctypes.data, len(array), extra,
              len(extra), _u64("cost_us", cost_us), c.byref(handle))
         return Store(handle)
+
+    def blocks(self, space: str | bytes, part_bytes: Sequence[int]) -> blocks.BlockSpace:
+        """Objects under an engine's own keys: see terrace_kv.blocks. `space` holds everything that
+        decides what the bytes mean; `part_bytes` are the sizes of an object's parts."""
+        from terrace_kv.blocks import BlockSpace  # which builds on this module
+
+        return BlockSpace(self, space, part_bytes)
 
     def hint(self, reads: Sequence[hints.ExpectedRead],
              model: Model | None = None) -> hints.HintReport:

@@ -178,6 +178,36 @@ constexpr std::array<OptionKey, 1> kPrefetchKeys = {{
      "Turn it off to keep all of a shared device for what is waited for."},
 }};
 
+constexpr std::array<OptionKey, 8> kRespKeys = {{
+    {"listen", AddressField{TERRACE_MEMBER(resp.listen)},
+     "Where clients of Redis connect. Their objects are the tenant's own, apart from those of "
+     "other "
+     "clients: see docs/engines/resp.md.",
+     "off", "\"127.0.0.1:6380\""},
+    {"allow_remote", BoolField{TERRACE_MEMBER(resp.allow_remote)},
+     "Whether listen may be an address that other machines reach. Nothing is encrypted, and who "
+     "can "
+     "connect reads and removes what others stored."},
+    {"password_file", PathField{TERRACE_MEMBER(resp.password_file), kMaxPathBytes},
+     "File whose first line is the password that clients must give to AUTH.", "no password",
+     "\"/etc/terrace/resp.password\""},
+    {"tenant", NameField{TERRACE_MEMBER(resp.tenant), 64},
+     "The tenant whose memory and keys the front-end uses.", "the only tenant", "\"research\""},
+    {"max_value", SizeField{TERRACE_MEMBER(resp.max_value), {kKiB, 3 * kGiB, 1, ""}},
+     "Longest value; a longer one is received, dropped, and answered with an error."},
+    {"max_clients", IntegerField{TERRACE_MEMBER(resp.max_clients), 1, 65536},
+     "Connections at the same time; one more is told so and closed."},
+    {"exists_lease_ms", IntegerField{TERRACE_MEMBER(resp.exists_lease_ms), 0, 60000},
+     "How long a value that EXISTS found in host memory stays there at least, as its GET is "
+     "usually "
+     "next. At most a quarter of the tenant's memory is held so. 0: not held."},
+    {"lmcache", BoolField{TERRACE_MEMBER(resp.lmcache)},
+     "Answers as LMCache's client needs it where it would lose its place in the stream: a GET that "
+     "misses gets an error line as long as the header of the value would be, a SET without room "
+     "+OK, "
+     "as if evicted at once."},
+}};
+
 constexpr std::array<OptionKey, 13> kTenantKeys = {{
     {"name", NameField{TERRACE_TENANT(name), 64},
      "Names the tenant in logs, metrics and stored records. Two tenants cannot share one.",
@@ -221,7 +251,7 @@ constexpr std::array<OptionKey, 13> kTenantKeys = {{
 #undef TERRACE_MEMBER
 #undef TERRACE_TENANT
 
-constexpr std::array<OptionSection, 8> kSections = {{
+constexpr std::array<OptionSection, 9> kSections = {{
     {"server", "The daemon itself.", false, kServerKeys},
     {"limits",
      "What one client may ask for. Past a limit the caller is told \"resource exhausted\" at once "
@@ -236,6 +266,7 @@ constexpr std::array<OptionSection, 8> kSections = {{
      "must fit together.",
      false, kPlacementKeys},
     {"prefetch", "Moving objects up by the hints of engines.", false, kPrefetchKeys},
+    {"resp", "The front-end that speaks the protocol of Redis (RESP) over TCP.", false, kRespKeys},
     {"tenants",
      "Who may connect, decided by the user id the kernel reports for the peer. Without any, the "
      "user that runs the daemon is the only tenant, \"default\". Tenants share no keys and no "
@@ -274,6 +305,9 @@ struct AcceptedVisitor {
   std::string operator()(const QualityField&) const {
     return "one of \"lossless\" \"near\" \"balanced\" \"archive\", or \"kl:X\" with X 0.0001 .. 1";
   }
+  std::string operator()(const AddressField&) const {
+    return "an IPv4 address, or an IPv6 address in brackets, and a port: \"127.0.0.1:6380\"";
+  }
   std::string operator()(const UidsField&) const {
     return absl::StrCat("a list of 1 .. ", kMaxUidsPerTenant, " user ids, each 0 .. ", kMaxUid);
   }
@@ -298,10 +332,14 @@ struct RenderVisitor {
   size_t tenant;
 
   Result operator()(const PathField& f) const {
-    const std::string& path = f.member(options, tenant);
-    return path.empty() ? Result() : Quoted(path);
+    return QuotedUnlessEmpty(f.member(options, tenant));
   }
-  Result operator()(const NameField& f) const { return Quoted(f.member(options, tenant)); }
+  Result operator()(const NameField& f) const {
+    return QuotedUnlessEmpty(f.member(options, tenant));
+  }
+  Result operator()(const AddressField& f) const {
+    return QuotedUnlessEmpty(f.member(options, tenant));
+  }
   Result operator()(const ChoiceField& f) const { return Quoted(f.member(options, tenant)); }
   Result operator()(const BoolField& f) const {
     return f.member(options, tenant) ? "true" : "false";
@@ -321,6 +359,10 @@ struct RenderVisitor {
   Result operator()(const SaltField& f) const {
     const std::optional<Salt>& salt = f.member(options, tenant);
     return salt ? Result(Quoted(ObjectKey{*salt}.ToHex())) : Result();
+  }
+
+  static Result QuotedUnlessEmpty(const std::string& text) {
+    return text.empty() ? Result() : Quoted(text);
   }
 };
 

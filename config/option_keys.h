@@ -57,6 +57,9 @@ struct OptionalSizeField {
 struct QualityField {  // QualityKl
   MemberOf<std::string> member;
 };
+struct AddressField {            // ListenAddress
+  MemberOf<std::string> member;  // empty: unset
+};
 struct UidsField {
   MemberOf<std::vector<uint32_t>> member;
 };
@@ -64,8 +67,9 @@ struct SaltField {
   MemberOf<std::optional<Salt>> member;
 };
 
-using OptionField = std::variant<PathField, NameField, ChoiceField, BoolField, IntegerField,
-                                 SizeField, OptionalSizeField, QualityField, UidsField, SaltField>;
+using OptionField =
+    std::variant<PathField, NameField, ChoiceField, BoolField, IntegerField, SizeField,
+                 OptionalSizeField, QualityField, AddressField, UidsField, SaltField>;
 
 struct OptionKey {
   std::string_view name;

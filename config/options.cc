@@ -25,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "config/listen_address.h"
 #include "config/option_keys.h"
 #include "config/text.h"
 
@@ -86,6 +87,12 @@ struct ReadVisitor {
     });
     if (!plain) return false;
     f.member(options, tenant) = *name;
+    return true;
+  }
+  bool operator()(const AddressField& f) const {
+    const std::optional<std::string> address = node.value_exact<std::string>();
+    if (!address || !ListenAddress::Parse(*address)) return false;
+    f.member(options, tenant) = *address;
     return true;
   }
   bool operator()(const ChoiceField& f) const {

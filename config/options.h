@@ -120,6 +120,20 @@ struct PrefetchSection {
   friend bool operator==(const PrefetchSection&, const PrefetchSection&) = default;
 };
 
+// The front-end that speaks the protocol of Redis.
+struct RespSection {
+  std::string listen;         // ListenAddress; empty: off
+  bool allow_remote = false;  // listen may be what other machines reach
+  std::string password_file;  // empty: no password
+  std::string tenant;         // whose objects it serves; empty: the only one
+  Size max_value = Size::Bytes(uint64_t{512} << 20);
+  uint64_t max_clients = 10000;
+  uint64_t exists_lease_ms = 2000;  // 0: none
+  bool lmcache = false;             // what its client needs where it differs from Redis
+
+  friend bool operator==(const RespSection&, const RespSection&) = default;
+};
+
 struct TenantOptions {
   std::string name;
   std::vector<uint32_t> uids;  // peers with these uids are this tenant
@@ -146,6 +160,7 @@ struct Options {
   CodecSection codec;
   PlacementSection placement;
   PrefetchSection prefetch;
+  RespSection resp;
   std::vector<TenantOptions> tenants;  // empty until resolved: "default" with the daemon's uid
 
   friend bool operator==(const Options&, const Options&) = default;

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "config/listen_address.h"
 #include "config/machine.h"
 #include "config/options.h"
 
@@ -184,6 +185,25 @@ absl::Status ResolveLimits(Options& options) {
   return absl::OkStatus();
 }
 
+// After the tenants.
+absl::Status ResolveResp(Options& options) {
+  RespSection& resp = options.resp;
+  if (resp.listen.empty()) return absl::OkStatus();
+  const std::optional<ListenAddress> address = ListenAddress::Parse(resp.listen);
+  if (!address || (!address->loopback && !resp.allow_remote)) {
+    return Contradiction("resp.listen", resp.listen,
+                         "an address of this machine alone, or resp.allow_remote = true");
+  }
+  if (resp.tenant.empty() && options.tenants.size() == 1) resp.tenant = options.tenants[0].name;
+  const bool known =
+      std::any_of(options.tenants.begin(), options.tenants.end(),
+                  [&](const TenantOptions& tenant) { return tenant.name == resp.tenant; });
+  if (!known) {
+    return Contradiction("resp.tenant", resp.tenant, "the name of one of the [[tenants]]");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 KindLimits TenantOptions::Limits() const {
@@ -207,6 +227,7 @@ absl::StatusOr<Options> ResolveOptions(Options options) {
   if (absl::Status s = ResolveTenants(options); !s.ok()) return s;
   if (absl::Status s = ResolveNvmeParts(options); !s.ok()) return s;
   if (absl::Status s = ResolveLimits(options); !s.ok()) return s;
+  if (absl::Status s = ResolveResp(options); !s.ok()) return s;
   return options;
 }
 

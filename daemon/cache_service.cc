@@ -13,9 +13,6 @@ namespace terrace {
 
 namespace {
 
-// One board page holds 1,024 words; 16 pages let a session wait for a million-token prefix.
-constexpr uint32_t kBoardSlots = 16384;
-
 // Of each tier, up to four times its size matters, and some GiB more.
 constexpr uint64_t kCurveTimes = 4;
 constexpr uint64_t kCurveMoreBytes = uint64_t{4} << 30;
@@ -37,6 +34,7 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
              [this](const Waiter& waiter, uint32_t word) {
                if (Session* session = sessions_.Find(waiter.session)) {
                  session->board.Publish(waiter.slot, word);
+                 if (session->on_ready) session->on_ready(waiter.slot, word);
                }
              }),
       prefetch_(options, catalog_, tenants, mover_, metrics_,
@@ -101,33 +99,7 @@ absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
   }
   absl::StatusOr<uint16_t> tenant_index = TenantOf(peer, hello.tenant);
   if (!tenant_index.ok()) return tenant_index.status();
-  absl::StatusOr<ReadyBoard> board = ReadyBoard::Create(kBoardSlots);
-  if (!board.ok()) return board.status();
-
-  Session& session = sessions_.Open();
-  session.peer = peer;
-  session.client_name = hello.client_name;
-  session.tenant = *tenant_index;
-  session.board = *std::move(board);
-
-  const Tenant& tenant = tenants_[session.tenant];
-  Welcome welcome;
-  welcome.server_version = kVersion;
-  welcome.session_id = session.id;
-  welcome.tenant = tenant.name;
-  welcome.salt = tenant.salt;
-  welcome.verify = verify_;
-  welcome.max_keys_per_call = options_.limits.max_keys_per_call;
-  welcome.default_lease_ttl_ms = options_.limits.lease_ttl_s * 1000;
-  welcome.max_lease_ttl_ms = options_.limits.max_lease_ttl_s * 1000;
-  welcome.host_capacity_bytes = tenant.host->max_capacity_bytes();
-  welcome.segment_fd = tenant.host->fd();
-  welcome.board_fd = session.board.fd();
-  welcome.board_slots = session.board.slots();
-  welcome.ready_event_fd = session.board.event_fd();
-  spdlog::info("session {} opened: pid {} uid {} tenant '{}' client '{}'", session.id, peer.pid,
-               peer.uid, tenant.name, hello.client_name);
-  return welcome;
+  return OpenFor(*tenant_index, peer, hello.client_name);
 }
 
 void CacheService::CloseSession(SessionId id) {
@@ -224,7 +196,7 @@ ExtentInfo CacheService::Describe(const Entry& entry, uint64_t stored_before) co
 // --- store --------------------------------------------------------------------------------------
 
 ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
-                                       const ReserveItem& item) {
+                                       const ReserveItem& item, bool replace) {
   ReserveResult result;
   const ObjectLayout& layout = layouts_[layout_id];
   result.status = layout.CheckObject(item.token_count, item.grain_count);
@@ -234,7 +206,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
                                        options_.limits.max_reservations_per_session, " reached"));
     return result;
   }
-  if (const ObjectId existing = catalog_.Find(item.key); existing != kNoObject) {
+  if (const ObjectId existing = catalog_.Find(item.key); existing != kNoObject && !replace) {
     ++metrics_.already_there;
     const bool visible = catalog_.at(existing).visible();
     result.status = absl::AlreadyExistsError(
@@ -248,7 +220,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
     result.status = extent.status();
     return result;
   }
-  const ObjectId id = catalog_.Insert(item.key);
+  const ObjectId id = replace ? catalog_.InsertHidden(item.key) : catalog_.Insert(item.key);
   Entry& entry = catalog_.at(id);
   entry.parent_head = item.parent.Head64();
   entry.payload_units = bytes / kPartAlignment;
@@ -281,7 +253,7 @@ absl::StatusOr<std::vector<ReserveResult>> CacheService::Reserve(
   std::vector<ReserveResult> results;
   results.reserve(items.size());
   for (const ReserveItem& item : items) {
-    results.push_back(ReserveOne(**session, layout_id, item));
+    results.push_back(ReserveOne(**session, layout_id, item, false));
   }
   return results;
 }
@@ -303,6 +275,9 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
   if (item.grain_filters.size() != filters) {
     return absl::InvalidArgumentError(
         absl::StrCat("grain_filters: ", item.grain_filters.size(), " given, expected ", filters));
+  }
+  if (entry.state == EntryState::kHidden) {
+    if (absl::Status placed = TakePlace(id); !placed.ok()) return placed;
   }
   std::copy(item.part_crcs.begin(), item.part_crcs.end(), entry.host->part_crcs().begin());
   if (filters > 0) {
@@ -350,7 +325,8 @@ absl::Status CacheService::Abort(SessionId id, absl::Span<const uint64_t> reserv
 
 // --- load ---------------------------------------------------------------------------------------
 
-uint64_t CacheService::DeadlineUs(uint32_t ttl_ms) const {
+uint64_t CacheService::DeadlineUs(const Session& session, uint32_t ttl_ms) const {
+  if (session.on_ready && ttl_ms == 0) return UINT64_MAX;
   const uint64_t longest_ms = options_.limits.max_lease_ttl_s * 1000;
   const uint64_t wanted_ms = ttl_ms != 0 ? ttl_ms : options_.limits.lease_ttl_s * 1000;
   return MonotonicUs() + std::min(wanted_ms, longest_ms) * 1000;
@@ -400,7 +376,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   }
   std::optional<uint32_t> slot = session.board.Take();
   if (!slot) {
-    result.status = Limit(absl::StrCat("a session can wait for ", kBoardSlots,
+    result.status = Limit(absl::StrCat("a session can wait for ", session.board.slots(),
                                        " objects at a time: release some leases"));
     return result;
   }
@@ -460,7 +436,7 @@ absl::StatusOr<AcquireReply> CacheService::Acquire(SessionId id, uint32_t layout
     prefetch_.Touched(leased->object);
   }
   if (lease.objects.empty()) return reply;
-  lease.deadline_us = DeadlineUs(options.ttl_ms);
+  lease.deadline_us = DeadlineUs(**session, options.ttl_ms);
   reply.deadline_us = lease.deadline_us;
   reply.lease_id = sessions_.NextId();
   sessions_.TrackDeadline(lease.deadline_us, id, reply.lease_id);
@@ -499,7 +475,7 @@ absl::StatusOr<uint64_t> CacheService::Renew(SessionId id, uint64_t lease_id, ui
     return absl::NotFoundError(absl::StrCat("lease ", lease_id, " is unknown or has run out"));
   }
   sessions_.ForgetDeadline(it->second.deadline_us, id, lease_id);
-  it->second.deadline_us = DeadlineUs(ttl_ms);
+  it->second.deadline_us = DeadlineUs(**session, ttl_ms);
   sessions_.TrackDeadline(it->second.deadline_us, id, lease_id);
   return it->second.deadline_us;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +42,24 @@ class CacheService final : public Service {
   absl::Status Reload(Options configured);
   uint64_t pending_objects() const { return mover_.pending_objects(); }
   uint64_t object_count() const { return catalog_.visible_count(); }
+
+  // A session of a front-end inside the daemon (local_session.cc). Leases it takes without a time
+  // limit last until it releases them. `on_ready` is told what its board shows; it must not call
+  // back. NotFound: no such tenant.
+  using OnReady = std::function<void(uint32_t slot, uint32_t word)>;
+  absl::StatusOr<Welcome> OpenLocalSession(const std::string& tenant, std::string client_name,
+                                           OnReady on_ready);
+  // As Reserve of one object, but its commit takes the place of what the key names by then:
+  // everybody sees the one or the other, and who reads the old object goes on reading it.
+  absl::StatusOr<ReserveResult> ReserveReplacement(SessionId session, uint32_t layout_id,
+                                                   const ReserveItem& item);
+  // Of status: counters of a front-end, which outlives the service's use.
+  using Counters = std::vector<std::pair<std::string, uint64_t>>;
+  void AddCounters(std::function<Counters()> counters) { more_counters_ = std::move(counters); }
+  // Where the tenant's bytes are mapped here, and what they take.
+  const Tenant& TenantOfSession(SessionId session) {
+    return tenants_[sessions_.Find(session)->tenant];
+  }
 
   absl::StatusOr<Welcome> OpenSession(const PeerCredentials& peer,
                                       const ClientHello& hello) override;
@@ -87,11 +106,15 @@ class CacheService final : public Service {
   absl::Status CheckKeyCount(size_t count);
   std::optional<uint32_t> LayoutOf(const Entry& entry) const;
   absl::Status CheckAcquirable(const Entry& entry, const ObjectLayout& layout) const;
-  ReserveResult ReserveOne(Session& session, uint32_t layout_id, const ReserveItem& item);
+  absl::StatusOr<Welcome> OpenFor(uint16_t tenant, const PeerCredentials& peer,
+                                  std::string client_name);
+  ReserveResult ReserveOne(Session& session, uint32_t layout_id, const ReserveItem& item,
+                           bool replace);
+  absl::Status TakePlace(ObjectId id);
   absl::Status CommitOne(Session& session, const CommitItem& item);
   AcquireResult AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
                            const AcquireOptions& options, uint64_t batch, Lease& lease);
-  uint64_t DeadlineUs(uint32_t ttl_ms) const;
+  uint64_t DeadlineUs(const Session& session, uint32_t ttl_ms) const;
   void EndLease(Session& session, const Lease& lease);
   void DropReservation(ObjectId id);
   // The visible object of this key if it is the session's tenant's, else kNoObject.
@@ -127,6 +150,7 @@ class CacheService final : public Service {
   uint64_t last_batch_ = 0;
   uint64_t lease_count_ = 0;
   uint64_t reservation_count_ = 0;
+  std::function<Counters()> more_counters_;
 };
 
 }  // namespace terrace

@@ -76,6 +76,22 @@ ObjectId Catalog::InsertIfAbsent(const ObjectKey& key) {
   return id;
 }
 
+ObjectId Catalog::InsertHidden(const ObjectKey& key) {
+  const ObjectId id = NewSlot();
+  Entry& entry = at(id);
+  entry.key = key;
+  entry.state = EntryState::kHidden;
+  return id;
+}
+
+bool Catalog::EnterIndex(ObjectId id) {
+  Entry& entry = at(id);
+  if (Find(entry.key) != kNoObject) return false;
+  by_key_.insert(id);
+  entry.state = EntryState::kReserved;
+  return true;
+}
+
 void Catalog::LinkToParent(ObjectId id) {
   Entry& entry = at(id);
   entry.state = EntryState::kVisible;
@@ -114,7 +130,8 @@ void Catalog::Unindex(ObjectId id) {
     UnlinkFromParent(id);
     --visible_count_;
   }
-  if (entry.state != EntryState::kDead) by_key_.erase(by_key_.find(entry.key));
+  const bool indexed = entry.state != EntryState::kDead && entry.state != EntryState::kHidden;
+  if (indexed) by_key_.erase(by_key_.find(entry.key));
   entry.state = EntryState::kDead;
 }
 

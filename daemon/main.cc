@@ -10,15 +10,18 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "daemon/cache_service.h"
+#include "daemon/resp_store.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "transport/loop.h"
+#include "transport/resp_server.h"
 #include "transport/server.h"
 
 namespace terrace {
@@ -119,8 +122,61 @@ class SignalWaiter {
   std::thread thread_;
 };
 
+// What listens, as long as it is served.
+struct Listeners {
+  std::unique_ptr<RespStore> resp_store;
+  std::unique_ptr<RespServer> resp;
+  std::unique_ptr<Server> server;
+
+  void Close() {
+    server.reset();
+    resp.reset();
+    resp_store.reset();
+  }
+};
+
+// The first line of the file, without its end.
+absl::StatusOr<std::string> ReadPassword(const std::string& path) {
+  std::ifstream file(path);
+  std::string password;
+  if (!std::getline(file, password) || password.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "resp.password_file = \"", path, "\": its first line cannot be read, or is empty"));
+  }
+  if (password.back() == '\r') password.pop_back();
+  return password;
+}
+
+absl::Status ListenResp(const Options& options, CacheService& service, const PostFn& post,
+                        Listeners& listeners) {
+  const RespSection& resp = options.resp;
+  if (resp.listen.empty()) return absl::OkStatus();
+  RespServerOptions server_options;
+  server_options.listen = resp.listen;
+  server_options.max_value_bytes = resp.max_value.bytes;
+  server_options.max_clients = resp.max_clients;
+  server_options.lmcache = resp.lmcache;
+  server_options.version = kVersion;
+  if (!resp.password_file.empty()) {
+    absl::StatusOr<std::string> password = ReadPassword(resp.password_file);
+    if (!password.ok()) return password.status();
+    server_options.password = *std::move(password);
+  }
+  auto store = RespStore::Open(service, resp);
+  if (!store.ok()) return store.status();
+  listeners.resp_store = *std::move(store);
+  auto server = RespServer::Listen(std::move(server_options), *listeners.resp_store, post);
+  if (!server.ok()) return server.status();
+  listeners.resp = *std::move(server);
+  service.AddCounters([&listeners] {
+    return listeners.resp == nullptr ? CacheService::Counters() : listeners.resp->stats().List();
+  });
+  spdlog::info("RESP front-end on {} for tenant '{}'", resp.listen, resp.tenant);
+  return absl::OkStatus();
+}
+
 // Serves until a signal, then until everything committed is durable or the drain times out.
-void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server,
+void Serve(Loop& loop, CacheService& service, Listeners& listeners,
            const std::string& config_path) {
   std::optional<std::chrono::steady_clock::time_point> drain_deadline;
   loop.Every(kTickMs, [&] {
@@ -142,7 +198,7 @@ void Serve(Loop& loop, CacheService& service, std::unique_ptr<Server> server,
       spdlog::info("{}: draining, {} objects to write", strsignal(signal),
                    service.pending_objects());
       drain_deadline = std::chrono::steady_clock::now() + kDrainTimeout;
-      server.reset();
+      listeners.Close();
     });
   });
   loop.Run();
@@ -182,12 +238,15 @@ absl::Status Run(const std::string& config_path) {
   server_options.max_message_bytes = options->limits.max_message_bytes.bytes;
   server_options.max_connections = options->limits.max_sessions;
   server_options.max_keys_per_call = options->limits.max_keys_per_call;
+  Listeners listeners;
   auto server = Server::Listen(loop, server_options, service);
   if (!server.ok()) return server.status();
+  listeners.server = *std::move(server);
+  if (absl::Status s = ListenResp(*options, service, loop.poster(), listeners); !s.ok()) return s;
   spdlog::info("terraced {} serving {} objects on {}", kVersion, service.object_count(),
                options->server.socket_path);
   NotifySystemd(*options, "READY=1");
-  Serve(loop, service, *std::move(server), config_path);
+  Serve(loop, service, listeners, config_path);
   NotifySystemd(*options, "STOPPING=1");
   nvme.reset();  // finishes queued writes while the service can still hear of them
   spdlog::info("stopped");

@@ -470,7 +470,7 @@ void Mover::ReleaseIfGone(ObjectId id) {
   Entry& entry = catalog_.at(id);
   const bool held = entry.lease_count > 0 || loading(id) ||
                     (entry.host != nullptr && (entry.host->writing || entry.host->moving)) ||
-                    entry.state == EntryState::kReserved;
+                    entry.state == EntryState::kReserved || entry.state == EntryState::kHidden;
   if (held) return;
   const bool nowhere = entry.host == nullptr && entry.record == kNoRecord;
   if (entry.state != EntryState::kDead && !nowhere) return;

@@ -94,6 +94,10 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   reply.counters.emplace_back("shrink_pending_bytes", excess_bytes);
   const auto prefetched = prefetch_.Counters();
   reply.counters.insert(reply.counters.end(), prefetched.begin(), prefetched.end());
+  if (more_counters_) {
+    const Counters more = more_counters_();
+    reply.counters.insert(reply.counters.end(), more.begin(), more.end());
+  }
   reply.counters.emplace_back("pending_write_objects", mover_.pending_objects());
   reply.counters.emplace_back("pending_write_bytes", mover_.pending_bytes());
   return reply;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -72,6 +73,8 @@ struct Session {
   uint16_t tenant = 0;
   uint64_t opened_us = 0;
   ReadyBoard board;
+  // Of a session inside the daemon: told what is published on the board. It must not call back.
+  std::function<void(uint32_t slot, uint32_t word)> on_ready;
   absl::flat_hash_map<uint64_t, Lease> leases;
   absl::flat_hash_map<uint64_t, ObjectId> reservations;
   VerifyProgress verify;

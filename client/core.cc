@@ -64,6 +64,7 @@ absl::StatusOr<std::shared_ptr<ClientCore>> ClientCore::Open(ClientOptions optio
 absl::Status ClientCore::Attach() {
   welcome_ = connection_->TakeWelcome();
   ready_event_fd_ = std::exchange(welcome_.ready_event_fd, -1);
+  device_fd_ = std::exchange(welcome_.device_fd, -1);
   // Attach owns its descriptor in every case, so both are handed over before either is looked at.
   auto segment = kernels::SharedMemory::Attach(std::exchange(welcome_.segment_fd, -1),
                                                welcome_.host_capacity_bytes, true);
@@ -83,6 +84,7 @@ absl::Status ClientCore::Attach() {
 ClientCore::~ClientCore() {
   Close();
   if (ready_event_fd_ >= 0) close(ready_event_fd_);
+  if (device_fd_ >= 0) close(device_fd_);
 }
 
 int32_t ClientCore::spawned_pid() const { return daemon_ == nullptr ? 0 : daemon_->pid(); }
@@ -106,6 +108,25 @@ absl::StatusOr<uint8_t*> ClientCore::At(uint64_t offset, uint64_t bytes) const {
   }
   return absl::InternalError(absl::StrCat("the daemon named ", bytes, " bytes at offset ", offset,
                                           " of a segment of ", segment_.size_bytes()));
+}
+
+absl::StatusOr<const uint8_t*> ClientCore::OnDevice(uint64_t offset, uint64_t bytes) {
+  std::lock_guard<std::mutex> lock(device_mutex_);
+  if (device_fd_ >= 0) {
+    auto mapped = kernels::SharedMemory::Attach(std::exchange(device_fd_, -1),
+                                                welcome_.device_capacity_bytes, false);
+    if (!mapped.ok()) return mapped.status();
+    device_ = *std::move(mapped);
+  }
+  if (device_.data() == nullptr) {
+    return absl::FailedPreconditionError(
+        "memory: device, but the daemon has no HBM tier (hbm.capacity = 0)");
+  }
+  if (bytes <= device_.size_bytes() && offset <= device_.size_bytes() - bytes) {
+    return device_.data() + offset;
+  }
+  return absl::InternalError(absl::StrCat("the daemon named ", bytes, " bytes at offset ", offset,
+                                          " of HBM of ", device_.size_bytes()));
 }
 
 absl::StatusOr<uint8_t*> ClientCore::WritableAt(uint64_t offset, uint64_t bytes) const {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -53,7 +54,10 @@ class ClientCore {
 
   // [offset, offset + bytes) of the segment. Internal: outside of it.
   absl::StatusOr<uint8_t*> At(uint64_t offset, uint64_t bytes) const;
-  // The same, mapped ahead of writing: a write would fault page by page, a read maps many at once.
+  // The same of the device's memory, read-only. FailedPrecondition: the daemon has none, or none
+  // that can be mapped. Maps it at the first call.
+  absl::StatusOr<const uint8_t*> OnDevice(uint64_t offset, uint64_t bytes);
+  // At, mapped ahead of writing: a write would fault page by page, a read maps many at once.
   absl::StatusOr<uint8_t*> WritableAt(uint64_t offset, uint64_t bytes) const;
   // A word of the ready board. Internal: no such slot.
   absl::StatusOr<const std::atomic<uint32_t>*> Word(uint32_t slot) const;
@@ -66,6 +70,9 @@ class ClientCore {
   std::unique_ptr<Connection> connection_;
   Welcome welcome_;
   kernels::SharedMemory segment_, board_;
+  std::mutex device_mutex_;
+  int device_fd_ = -1;  // until it is mapped
+  kernels::SharedMemory device_;
   int ready_event_fd_ = -1;
   std::atomic<bool> closed_{false};
   std::unique_ptr<SpawnedDaemon> daemon_;

@@ -52,6 +52,7 @@ struct Lease::State {
 
   absl::Status Acquire(const Model& model, const PrefixMatch& match, const AcquireOptions& options,
                        Miss& miss);
+  absl::StatusOr<const uint8_t*> PayloadAt(const AcquireResult& result, uint64_t bytes);
   absl::Status Add(const Model& model, const ChunkMatch& match, const AcquireResult& result);
   absl::Status WaitAll(uint32_t parts, uint32_t timeout_ms);
   absl::Status WaitChunk(size_t chunk, uint32_t parts, uint64_t end_us);
@@ -65,10 +66,17 @@ struct Lease::State {
   std::vector<ChunkMatch> matches;
   std::vector<LeasedChunk> chunks;
   std::vector<uint64_t> lease_ids;  // one a call to the daemon
+  LeaseMemory memory = LeaseMemory::kHost;
   std::atomic<uint64_t> deadline_us{~uint64_t{0}};
   std::atomic<bool> released{false};
   std::atomic<uint32_t> usable{0};
 };
+
+absl::StatusOr<const uint8_t*> Lease::State::PayloadAt(const AcquireResult& result,
+                                                       uint64_t bytes) {
+  if (memory == LeaseMemory::kDevice) return core->OnDevice(result.offset, bytes);
+  return core->At(result.offset, bytes);
+}
 
 absl::Status Lease::State::Add(const Model& model, const ChunkMatch& match,
                                const AcquireResult& result) {
@@ -77,7 +85,7 @@ absl::Status Lease::State::Add(const Model& model, const ChunkMatch& match,
     return absl::NotFoundError(absl::StrCat(match.key.ToHex(), " was replaced by another object"));
   }
   const auto payload =
-      core->At(result.offset, model.layout.PayloadBytes(result.token_count, result.grain_count));
+      PayloadAt(result, model.layout.PayloadBytes(result.token_count, result.grain_count));
   if (!payload.ok()) return payload.status();
   const auto word = core->Word(result.board_slot);
   if (!word.ok()) return word.status();
@@ -146,7 +154,7 @@ absl::Status Lease::State::CheckPart(size_t chunk, uint32_t part) {
   if (Expired()) return absl::NotFoundError("the lease was released or ran out of time");
   if (crc != leased.part_crcs[part]) {
     return absl::DataLossError(absl::StrCat(matches[chunk].key.ToHex(), " (chunk ", chunk,
-                                            "): checksum of part ", part, " in the host tier is ",
+                                            "): checksum of part ", part, " in memory is ",
                                             absl::Hex(crc, absl::kZeroPad8), ", stored was ",
                                             absl::Hex(leased.part_crcs[part], absl::kZeroPad8)));
   }
@@ -203,6 +211,12 @@ absl::Status Lease::State::Release() {
 // Leases the match's objects up to the first miss.
 absl::Status Lease::State::Acquire(const Model& model, const PrefixMatch& match,
                                    const AcquireOptions& options, Miss& miss) {
+  memory = options.memory;
+  if (memory == LeaseMemory::kDevice) {
+    // A daemon that knows nothing of devices would lend host memory instead.
+    const auto there = core->OnDevice(0, 0);
+    if (!there.ok()) return there.status();
+  }
   const size_t batch = core->welcome().max_keys_per_call;
   for (size_t begin = 0; begin < match.chunks.size() && miss.status.ok(); begin += batch) {
     const size_t count = std::min(batch, match.chunks.size() - begin);

@@ -31,6 +31,7 @@ void WriteObject(const ObjectInfo& object, JsonWriter& json) {
       .Field("cost_us", object.cost_us)
       .Field("part_count", object.part_count)
       .Field("payload_bytes", object.payload_bytes)
+      .Field("in_hbm", object.in_hbm)
       .Field("in_host", object.in_host)
       .Field("in_nvme", object.in_nvme)
       .Field("pinned", object.pinned)

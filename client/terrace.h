@@ -110,7 +110,8 @@ struct BlockPiece {
   uint64_t bytes = 0;
 };
 
-// Pins objects in host memory until released, destroyed, or out of time. Move-only.
+// Pins objects in host memory, or with AcquireOptions::memory = kDevice in the device's, until
+// released, destroyed, or out of time. Move-only.
 //
 // Views from Part() are valid until then; after copying from one under a short time limit, ask
 // expired() again: false means that what was copied is right.
@@ -286,7 +287,8 @@ class Client {
   // salt).
   absl::StatusOr<PrefixMatch> MatchPrefix(const Model& model, absl::Span<const uint32_t> tokens,
                                           std::string_view extra = {});
-  // NotFound: nothing of it is left. FailedPrecondition: stored with another layout.
+  // NotFound: nothing of it is left. FailedPrecondition: stored with another layout, or memory is
+  // kDevice and the daemon has no HBM tier.
   absl::StatusOr<Lease> Acquire(const Model& model, const PrefixMatch& match,
                                 const AcquireOptions& options = {});
   // Every full chunk of 256 tokens, and a last one of the whole grains that remain. `cost_us` is

@@ -263,11 +263,21 @@ int32_t terrace_match_chunk(const terrace_match* match, size_t chunk, terrace_ch
 int32_t terrace_acquire(terrace_client* client, const terrace_model* model,
                         const terrace_match* match, uint32_t ttl_ms, uint8_t priority,
                         terrace_lease** out) {
+  return terrace_acquire_in(client, model, match, ttl_ms, priority, 0, out);
+}
+int32_t terrace_acquire_in(terrace_client* client, const terrace_model* model,
+                           const terrace_match* match, uint32_t ttl_ms, uint8_t priority,
+                           uint8_t memory, terrace_lease** out) {
   return Guard([&]() -> absl::Status {
     absl::Status valid = All(NotNull(client, "client"), NotNull(model, "model"),
                              NotNull(match, "match"), NotNull(out, "out"));
     if (!valid.ok()) return valid;
-    auto lease = client->client->Acquire(model->model, match->match, {ttl_ms, priority});
+    if (memory > static_cast<uint8_t>(terrace::LeaseMemory::kDevice)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("memory: ", memory, "; expected 0 (host) or 1 (device)"));
+    }
+    auto lease = client->client->Acquire(
+        model->model, match->match, {ttl_ms, priority, static_cast<terrace::LeaseMemory>(memory)});
     if (!lease.ok()) return lease.status();
     *out = new terrace_lease{*std::move(lease)};
     return absl::OkStatus();

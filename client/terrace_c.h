@@ -153,6 +153,11 @@ TERRACE_EXPORT int32_t terrace_match_chunk(const terrace_match* match, size_t ch
 TERRACE_EXPORT int32_t terrace_acquire(terrace_client* client, const terrace_model* model,
                                        const terrace_match* match, uint32_t ttl_ms,
                                        uint8_t priority, terrace_lease** out);
+/* The same with the objects in memory 0, the host's, or 1, a device's, where views then point to.
+   TERRACE_FAILED_PRECONDITION: the daemon has no HBM tier. */
+TERRACE_EXPORT int32_t terrace_acquire_in(terrace_client* client, const terrace_model* model,
+                                          const terrace_match* match, uint32_t ttl_ms,
+                                          uint8_t priority, uint8_t memory, terrace_lease** out);
 /* Ends the lease and frees the handle: views from it must not be read any more. */
 TERRACE_EXPORT void terrace_lease_release(terrace_lease* lease);
 TERRACE_EXPORT size_t terrace_lease_chunk_count(const terrace_lease* lease);

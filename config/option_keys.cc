@@ -25,6 +25,7 @@ constexpr std::array<std::string_view, 2> kSharing = {"hard", "fair"};
 constexpr std::array<std::string_view, 11> kPolicies = {
     "default", "lru",     "arc",  "s3-fifo",   "hit-density", "gdsf",
     "pgdsf",   "marconi", "lfru", "lfu-layer", "lenu"};
+constexpr std::array<std::string_view, 1> kDevices = {"host"};
 constexpr std::array<std::string_view, 2> kVerify = {"crossing", "always"};
 
 // Access to one member; the tenant's index is ignored outside [[tenants]].
@@ -93,6 +94,16 @@ constexpr std::array<OptionKey, 5> kHostKeys = {{
     {"verify", ChoiceField{TERRACE_MEMBER(host.verify), kVerify},
      "When checksums are compared: crossing, whenever bytes move between tiers; always, also each "
      "time an object is acquired from host memory, at the cost of reading it once more."},
+}};
+
+constexpr std::array<OptionKey, 3> kHbmKeys = {{
+    {"capacity", SizeField{TERRACE_MEMBER(hbm.capacity), {0, 64 * kTiB, kPage, ""}},
+     "Memory of the device for objects, all tenants together, in the proportions of their host "
+     "memory; taken at the start. 0: no HBM tier. Not less than 1MiB a tenant."},
+    {"device", ChoiceField{TERRACE_MEMBER(hbm.device), kDevices},
+     "Whose memory it is. host: host memory behind a throttle, which clients read in place."},
+    {"bandwidth", SizeField{TERRACE_MEMBER(hbm.bandwidth), {0, kTiB, 1, ""}},
+     "Bytes a second that the throttle of the host device lets pass, each way. 0: no throttle."},
 }};
 
 constexpr std::array<OptionKey, 10> kNvmeKeys = {{
@@ -258,6 +269,11 @@ constexpr std::array<OptionSection, 9> kSections = {{
      "and nothing stalls.",
      false, kLimitsKeys},
     {"host", "The host memory tier.", false, kHostKeys},
+    {"hbm",
+     "The HBM tier: memory of a device, above host memory. Objects are moved to it when a lease "
+     "asks for them there, or ahead of that by hints; floors and ceilings of kinds count what is "
+     "in host memory and on the device together.",
+     false, kHbmKeys},
     {"nvme", "The NVMe tier.", false, kNvmeKeys},
     {"codec", "How KV is encoded on its way to tiers below host memory.", false, kCodecKeys},
     {"placement",

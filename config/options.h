@@ -60,6 +60,16 @@ struct HostSection {
   friend bool operator==(const HostSection&, const HostSection&) = default;
 };
 
+// Memory of a device, above host memory. Off when the capacity is 0.
+struct HbmSection {
+  Size capacity = Size::Bytes(0);   // all tenants together
+  std::string device = "host";      // "host": host memory behind a throttle (kernels/host_device.h)
+  Size bandwidth = Size::Bytes(0);  // of "host", a second, each way; 0: as fast as memory is
+
+  bool enabled() const { return capacity.bytes > 0; }
+  friend bool operator==(const HbmSection&, const HbmSection&) = default;
+};
+
 struct NvmeSection {
   bool enabled = true;
   std::string directory;  // empty until resolved: state_dir/nvme
@@ -156,6 +166,7 @@ struct Options {
   ServerSection server;
   LimitsSection limits;
   HostSection host;
+  HbmSection hbm;
   NvmeSection nvme;
   CodecSection codec;
   PlacementSection placement;

@@ -16,6 +16,7 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kMinTenantHostBytes = uint64_t{4} << 20;
+constexpr uint64_t kMinTenantHbmBytes = uint64_t{1} << 20;
 constexpr uint64_t kMinTenantNvmeBytes = uint64_t{4} << 20;
 constexpr size_t kMaxSocketPathBytes = 107;  // sockaddr_un
 
@@ -138,6 +139,19 @@ absl::Status ResolveTenants(Options& options) {
   return absl::OkStatus();
 }
 
+absl::Status ResolveHbm(const Options& options) {
+  if (!options.hbm.enabled()) return absl::OkStatus();
+  const auto whole = static_cast<double>(options.host.capacity.bytes);
+  for (const TenantOptions& tenant : options.tenants) {
+    const double share = static_cast<double>(tenant.host_capacity->bytes) / whole;
+    if (share * static_cast<double>(options.hbm.capacity.bytes) >= kMinTenantHbmBytes) continue;
+    return Contradiction("hbm.capacity", FormatSize(options.hbm.capacity),
+                         absl::StrCat("0, or at least ", kMinTenantHbmBytes, " bytes for tenant '",
+                                      tenant.name, "', in the proportion of its host_capacity"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ResolveNvmeParts(Options& options) {
   const uint64_t whole = options.nvme.capacity.bytes;
   uint64_t left = whole;
@@ -225,6 +239,7 @@ absl::StatusOr<Options> ResolveOptions(Options options) {
   if (absl::Status s = ResolveHost(options.host); !s.ok()) return s;
   if (absl::Status s = ResolveNvme(options.nvme); !s.ok()) return s;
   if (absl::Status s = ResolveTenants(options); !s.ok()) return s;
+  if (absl::Status s = ResolveHbm(options); !s.ok()) return s;
   if (absl::Status s = ResolveNvmeParts(options); !s.ok()) return s;
   if (absl::Status s = ResolveLimits(options); !s.ok()) return s;
   if (absl::Status s = ResolveResp(options); !s.ok()) return s;

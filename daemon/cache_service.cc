@@ -20,7 +20,7 @@ constexpr uint64_t kCurveMoreBytes = uint64_t{4} << 30;
 }  // namespace
 
 CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme,
-                           const PostFn& post)
+                           const PostFn& post, DeviceLink* device_link)
     : options_(options),
       tenants_(tenants),
       nvme_(nvme),
@@ -40,6 +40,7 @@ CacheService::CacheService(const Options& options, std::vector<Tenant>& tenants,
       prefetch_(options, catalog_, tenants, mover_, metrics_,
                 [this](const Entry& entry) { return LayoutOf(entry); }) {
   if (options.host.sharing == "fair") mover_.ShareFairly();
+  mover_.UseDevice(device_link);
   const uint64_t nvme_bytes = nvme == nullptr ? 0 : options.nvme.capacity.bytes;
   for (const Tenant& tenant : tenants_) {
     const uint64_t largest = std::max(tenant.host->max_capacity_bytes(), nvme_bytes);
@@ -99,7 +100,11 @@ absl::StatusOr<Welcome> CacheService::OpenSession(const PeerCredentials& peer,
   }
   absl::StatusOr<uint16_t> tenant_index = TenantOf(peer, hello.tenant);
   if (!tenant_index.ok()) return tenant_index.status();
-  return OpenFor(*tenant_index, peer, hello.client_name);
+  auto welcome = OpenFor(*tenant_index, peer, hello.client_name);
+  if (welcome.ok()) {
+    sessions_.Find(welcome->session_id)->knows_hbm = hello.protocol_minor >= kMinorWithHbm;
+  }
+  return welcome;
 }
 
 void CacheService::CloseSession(SessionId id) {
@@ -179,13 +184,19 @@ ObjectId CacheService::FindVisible(const Session& session, const ObjectKey& key)
   return entry.visible() && entry.tenant == session.tenant ? id : kNoObject;
 }
 
-ExtentInfo CacheService::Describe(const Entry& entry, uint64_t stored_before) const {
+ExtentInfo CacheService::Describe(const Session& session, ObjectId id,
+                                  uint64_t stored_before) const {
+  const Entry& entry = catalog_.at(id);
+  const DeviceCopy* above = mover_.OnDevice(id);
+  const bool on_device = above != nullptr && above->ready();
   ExtentInfo info;
   info.bytes = entry.payload_bytes();
   info.token_count = entry.token_count;
   info.flags = (entry.record != kNoRecord ? kFlagDurable : 0) | (entry.pinned ? kFlagPinned : 0);
-  if (entry.host != nullptr && entry.host->ready) {
-    info.tier = TierId::kHost;
+  const bool in_host = entry.host != nullptr && entry.host->ready;
+  if (in_host || on_device) {
+    info.tier = on_device && session.knows_hbm ? TierId::kHbm : TierId::kHost;
+    if (!in_host) info.eta_us = mover_.DescentUs(info.bytes);
   } else {
     info.tier = TierId::kNvme;
     info.eta_us = mover_.EtaUs(stored_before + mover_.StoredBytes(entry));
@@ -230,7 +241,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   entry.grain_count = item.grain_count;
   entry.tenant = session.tenant;
   entry.kind = layout.kind;
-  entry.host = HostCopy::New(*extent, layout_id, layout.PartCount(), item.position);
+  entry.host = MemoryCopy::New(*extent, layout_id, layout.PartCount(), item.position);
   entry.host->parent = item.parent;
 
   result.reservation_id = sessions_.NextId();

@@ -28,8 +28,9 @@ class CacheService final : public Service {
  public:
   // `options` are resolved. `nvme` may be null. All references outlive the service. `post`: to the
   // loop, from the threads that encode and decode.
+  // `device_link`: where tenants have a device tier.
   CacheService(const Options& options, std::vector<Tenant>& tenants, NvmeTier* nvme,
-               const PostFn& post);
+               const PostFn& post, DeviceLink* device_link = nullptr);
 
   // Fills the catalog from what the NVMe tier holds. Once, before serving.
   absl::Status Recover() { return mover_.Recover(); }
@@ -114,6 +115,8 @@ class CacheService final : public Service {
   absl::Status CommitOne(Session& session, const CommitItem& item);
   AcquireResult AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
                            const AcquireOptions& options, uint64_t batch, Lease& lease);
+  bool LoadFailed(ObjectId id, bool on_device) const;
+  TierId TierOf(ObjectId id) const;
   uint64_t DeadlineUs(const Session& session, uint32_t ttl_ms) const;
   void EndLease(Session& session, const Lease& lease);
   void DropReservation(ObjectId id);
@@ -125,8 +128,8 @@ class CacheService final : public Service {
   double HitSavesUs(uint16_t tenant, bool nvme) const;
   // Bytes on the device for a byte of the object: below 1 where objects are encoded.
   double StoredShare() const;
-  ExtentInfo Describe(const Entry& entry, uint64_t stored_before) const;
-  ObjectInfo Detail(const Entry& entry) const;
+  ExtentInfo Describe(const Session& session, ObjectId id, uint64_t stored_before) const;
+  ObjectInfo Detail(ObjectId id) const;
   absl::Status Limit(const std::string& message);
   absl::Status Apply(LiveOptions::Change change);
   ResizeReply ResizeProgress(std::string_view tier, std::optional<uint16_t> tenant) const;

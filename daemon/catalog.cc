@@ -21,10 +21,10 @@ uint32_t SharedGrains(const Entry& entry, absl::Span<const ObjectKey> query) {
 
 }  // namespace
 
-HostCopy::Ptr HostCopy::New(const Extent& extent, uint32_t layout, uint32_t part_count,
-                            uint32_t position) {
-  void* memory = ::operator new(sizeof(HostCopy) + part_count * sizeof(uint32_t));
-  Ptr copy(new (memory) HostCopy{extent, {}, layout, position, part_count, 0, 0, 0, 0, false});
+MemoryCopy::Ptr MemoryCopy::New(const Extent& extent, uint32_t layout, uint32_t part_count,
+                                uint32_t position) {
+  void* memory = ::operator new(sizeof(MemoryCopy) + part_count * sizeof(uint32_t));
+  Ptr copy(new (memory) MemoryCopy{extent, {}, layout, position, part_count, 0, 0, 0, 0, 0});
   std::fill_n(copy->part_crcs().begin(), part_count, 0);
   return copy;
 }

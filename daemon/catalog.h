@@ -34,13 +34,14 @@ enum class EntryState : uint8_t {
   kDead,      // removed while leased: not in the index, freed with its last lease
 };
 
-// The copy in the tenant's arena. Exists from Reserve, or from the start of a promotion. One piece
-// of memory with the checksums of its parts at the end.
-struct HostCopy {
+// A copy in the tenant's arena, which exists from Reserve or from the start of a promotion; or in
+// its part of a device's memory (DeviceCopy). One piece of memory with the checksums of its parts
+// at the end.
+struct MemoryCopy {
   struct Delete {
-    void operator()(HostCopy* copy) const { ::operator delete(copy); }
+    void operator()(MemoryCopy* copy) const { ::operator delete(copy); }
   };
-  using Ptr = std::unique_ptr<HostCopy, Delete>;
+  using Ptr = std::unique_ptr<MemoryCopy, Delete>;
   static Ptr New(const Extent& extent, uint32_t layout, uint32_t part_count,
                  uint32_t position = kUnknownPosition);
 
@@ -48,24 +49,24 @@ struct HostCopy {
   ObjectKey parent;
   uint32_t layout;    // of the session that stored or first loaded it
   uint32_t position;  // of the first token, or kUnknownPosition
-  uint32_t part_count : 29;
+  uint32_t part_count : 28;
   uint32_t ready : 1;    // every part is there and checked
   uint32_t writing : 1;  // the NVMe tier is reading it: must not move
   uint32_t moving : 1;   // being copied to another extent: this one must not be freed
-  uint16_t depth = 0;   // extents before it in its prefix, as far as known; of an expert, its layer
-  bool placed = false;  // Placement counts it
+  uint32_t rising : 1;   // being copied to the device: must not move
+  uint16_t depth = 0;  // extents before it in its prefix, as far as known; of an expert, its layer
 
   absl::Span<uint32_t> part_crcs() { return {reinterpret_cast<uint32_t*>(this + 1), part_count}; }
   absl::Span<const uint32_t> part_crcs() const {
     return {reinterpret_cast<const uint32_t*>(this + 1), part_count};
   }
 };
-static_assert(std::is_trivially_destructible_v<HostCopy>);
+static_assert(std::is_trivially_destructible_v<MemoryCopy>);
 
 struct Entry {
   ObjectKey key;
   uint64_t parent_head = 0;  // ObjectKey::Head64 of the parent; 0 = none
-  HostCopy::Ptr host;
+  MemoryCopy::Ptr host;
   std::unique_ptr<GrainFilter[]> grain_filters;  // grain_count - 1 entries
   uint32_t payload_units = 0;                    // of 64 bytes
   uint32_t fingerprint = 0;                      // Catalog::fingerprint()
@@ -80,8 +81,10 @@ struct Entry {
   ObjectKind kind = ObjectKind::kKv;
   EntryState state : 4 = EntryState::kFree;
   bool pinned : 1 = false;
-  bool queued : 1 = false;  // waits for write-behind
-  bool reused : 1 = false;  // wanted again since it was stored
+  bool queued : 1 = false;     // waits for write-behind
+  bool reused : 1 = false;     // wanted again since it was stored
+  bool placed : 1 = false;     // Placement counts it: it is in host memory, on the device, or both
+  bool in_device : 1 = false;  // has a DeviceCopy
 
   uint64_t payload_bytes() const { return uint64_t{payload_units} * kPartAlignment; }
   bool visible() const { return state == EntryState::kVisible; }

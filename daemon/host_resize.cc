@@ -24,7 +24,8 @@ absl::Status Mover::ResizeHost(uint16_t tenant_index, uint64_t bytes) {
   const uint64_t before = tenant.host->capacity_bytes();
   absl::Status set = tenant.host->SetCapacity(bytes);
   if (!set.ok() || bytes == before) return set;
-  tenant.placement->SetCapacity(bytes);
+  tenant.placement->SetCapacity(bytes +
+                                (tenant.device != nullptr ? tenant.device->capacity_bytes() : 0));
   tenant.shrink.next_slot = 0;
   tenant.shrink.held_bytes = tenant.shrink.last_held_bytes = 0;
   return absl::OkStatus();
@@ -74,7 +75,7 @@ void Mover::MoveStrays(uint16_t tenant_index, uint64_t evict_budget) {
         !tenant.host->Strays(entry.host->extent, entry.payload_bytes())) {
       continue;
     }
-    if (!entry.host->ready || entry.host->writing || entry.lease_count > 0) {
+    if (!entry.host->ready || entry.host->writing || entry.host->rising || entry.lease_count > 0) {
       shrink.held_bytes += entry.payload_bytes();
       continue;
     }
@@ -89,7 +90,7 @@ void Mover::MoveStrays(uint16_t tenant_index, uint64_t evict_budget) {
 // False when there is no room for it below.
 bool Mover::StartMove(ObjectId id) {
   Entry& entry = catalog_.at(id);
-  HostCopy& host = *entry.host;
+  MemoryCopy& host = *entry.host;
   Tenant& tenant = tenants_[entry.tenant];
   absl::StatusOr<Extent> to = tenant.host->Allocate(entry.payload_bytes());
   if (!to.ok()) return false;
@@ -103,14 +104,14 @@ bool Mover::StartMove(ObjectId id) {
 
 void Mover::FinishMove(ObjectId id, const Extent& to, absl::Span<const uint32_t> part_crcs) {
   Entry& entry = catalog_.at(id);  // kept while host->moving
-  HostCopy& host = *entry.host;
+  MemoryCopy& host = *entry.host;
   Tenant& tenant = tenants_[entry.tenant];
   host.moving = false;
   tenant.shrink.moving_bytes -= entry.payload_bytes();
   const bool right = std::equal(part_crcs.begin(), part_crcs.end(), host.part_crcs().begin(),
                                 host.part_crcs().end());
-  // Meanwhile somebody may have been told where it is.
-  const bool used = entry.lease_count > 0 || host.writing;
+  // Meanwhile somebody may have been told where it is, or be reading it.
+  const bool used = entry.lease_count > 0 || host.writing || host.rising;
   if (!right || used || !entry.visible()) {
     tenant.host->Free(to);
   } else {
@@ -125,6 +126,7 @@ void Mover::FinishMove(ObjectId id, const Extent& to, absl::Span<const uint32_t>
     Remove(id);
     return;
   }
+  DropDuplicate(id);
   ReleaseIfGone(id);
 }
 

@@ -66,6 +66,10 @@ absl::StatusOr<LiveOptions::Change> LiveOptions::Reload(Options configured) cons
 }
 
 absl::Status LiveOptions::Find(std::string_view tier, std::string_view tenant) const {
+  if (tier == "hbm") {
+    return absl::FailedPreconditionError(
+        "the HBM tier is taken at the start: set hbm.capacity and restart the daemon");
+  }
   if (tier != "host" && tier != "nvme") {
     return absl::NotFoundError(
         absl::StrCat("no tier '", Sv(tier), "': expected \"host\" or \"nvme\""));

@@ -43,6 +43,10 @@ absl::StatusOr<Welcome> CacheService::OpenFor(uint16_t tenant_index, const PeerC
   welcome.board_fd = session.board.fd();
   welcome.board_slots = session.board.slots();
   welcome.ready_event_fd = session.board.event_fd();
+  if (tenant.device != nullptr) {
+    welcome.device_capacity_bytes = tenant.device->capacity_bytes();
+    welcome.device_fd = tenant.device->fd();
+  }
   spdlog::info("session {} opened: pid {} uid {} tenant '{}' client '{}'", session.id, peer.pid,
                peer.uid, tenant.name, session.client_name);
   return welcome;

@@ -39,7 +39,7 @@ absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
     const ObjectId object = FindReadable(**session, layout_id, key);
     if (object == kNoObject) break;
     const Entry& entry = catalog_.at(object);
-    extents.push_back(Describe(entry, cold_bytes));
+    extents.push_back(Describe(**session, object, cold_bytes));
     if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
     ++metrics_.lookup_hits;
     const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
@@ -70,7 +70,7 @@ absl::Status CacheService::Find(SessionId id, uint32_t layout_id, absl::Span<con
       continue;
     }
     const Entry& entry = catalog_.at(object);
-    extent = Describe(entry, cold_bytes);
+    extent = Describe(**session, object, cold_bytes);
     if (extent.tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
     ++metrics_.lookup_hits;
     demand.LookedUp(layout_id, key, entry.payload_bytes(), mover_.RemakeUs(entry));
@@ -100,7 +100,7 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   match.key = entry.key;
   match.matched_grains = best->matched_grains;
   match.grain_count = entry.grain_count;
-  match.info = Describe(entry, 0);
+  match.info = Describe(**session, best->id, 0);
   const PrefixStep step{match.info.eta_us, uint64_t{mover_.RemakeUs(entry)} * best->matched_grains /
                                                entry.grain_count};
   if (StepsWorthLoading({&step, 1}) == 0) {

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <thread>
 
@@ -18,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/cache_service.h"
 #include "daemon/resp_store.h"
+#include "kernels/host_device.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "transport/loop.h"
@@ -71,6 +73,15 @@ NvmeOptions NvmeOptionsFrom(const Options& options) {
   nvme.read_limit_bytes_per_s = options.nvme.read_limit.bytes;
   nvme.write_budget_bytes_per_day = options.nvme.write_budget.bytes;
   return nvme;
+}
+
+// Null: no HBM tier.
+std::unique_ptr<kernels::Device> OpenDevice(const HbmSection& options) {
+  if (!options.enabled()) return nullptr;
+  kernels::HostDeviceOptions device;
+  device.capacity_bytes = options.capacity.bytes;
+  device.bytes_per_s = static_cast<double>(options.bandwidth.bytes);
+  return kernels::NewHostDevice(device);
 }
 
 // sd_notify(3) without the library: one datagram to the socket that systemd names.
@@ -215,15 +226,18 @@ absl::Status Run(const std::string& config_path) {
 
   Loop loop;
   // First, because their memory is populated while the NVMe tier opens.
-  absl::StatusOr<std::vector<Tenant>> tenants = BuildTenants(*options, loop.poster());
+  const std::unique_ptr<kernels::Device> device = OpenDevice(options->hbm);
+  absl::StatusOr<std::vector<Tenant>> tenants = BuildTenants(*options, loop.poster(), device.get());
   if (!tenants.ok()) return tenants.status();
+  std::unique_ptr<DeviceLink> device_link;
+  if (device != nullptr) device_link = std::make_unique<DeviceLink>(device.get(), loop.poster());
   std::unique_ptr<NvmeTier> nvme;
   if (options->nvme.enabled) {
     auto opened = NvmeTier::Open(NvmeOptionsFrom(*options), loop.poster());
     if (!opened.ok()) return opened.status();
     nvme = *std::move(opened);
   }
-  CacheService service(*options, *tenants, nvme.get(), loop.poster());
+  CacheService service(*options, *tenants, nvme.get(), loop.poster(), device_link.get());
   service.SetConfigured(*std::move(configured));
   absl::Status recovered = service.Recover();
   if (!recovered.ok()) return recovered;

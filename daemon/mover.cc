@@ -6,8 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/buffer.h"
-#include "kernels/checksum.h"
 #include "spdlog/spdlog.h"
 
 namespace terrace {
@@ -111,12 +109,18 @@ void Mover::AddRecovered(RecordId record, const RecordMeta& meta,
 
 bool Mover::Evictable(ObjectId id) const {
   const Entry& entry = catalog_.at(id);
-  return entry.lease_count == 0 && !entry.pinned && entry.host != nullptr && entry.host->ready &&
-         !entry.host->writing && !entry.host->moving;
+  return entry.lease_count == 0 && !entry.pinned && !entry.in_device && entry.host != nullptr &&
+         entry.host->ready && !entry.host->writing && !entry.host->moving;
 }
 
-absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, uint64_t bytes,
+absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant, ObjectKind kind, uint64_t bytes,
                                        uint32_t& retry_after_ms, MayLeave may_leave) {
+  return MakeRoomFor(tenant, kind, bytes, retry_after_ms, may_leave, kNoObject);
+}
+
+absl::StatusOr<Extent> Mover::MakeRoomFor(uint16_t tenant_index, ObjectKind kind, uint64_t bytes,
+                                          uint32_t& retry_after_ms, MayLeave may_leave,
+                                          ObjectId down) {
   Tenant& tenant = tenants_[tenant_index];
   retry_after_ms = 0;
   while (true) {
@@ -132,9 +136,13 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, u
       return absl::ResourceExhaustedError("memory that was lent is on its way back");
     }
     auto victim = tenant.placement->VictimFor(kind, [&](PolicyId id) -> std::optional<Space> {
-      if (!Evictable(id) || !may_leave(id)) return std::nullopt;
+      if (id != down && (!Evictable(id) || !may_leave(id))) return std::nullopt;
       return SpaceOf(catalog_.at(id));
     });
+    if (victim == down && down != kNoObject) {
+      catalog_.at(down).placed = false;
+      return absl::AbortedError("it is what memory should lose");
+    }
     if (!victim) {
       const bool soon = writing_objects_ > 0 || !loading_.empty() || tenant.shrink.moving_bytes > 0;
       retry_after_ms = soon ? kWriteRetryMs : 0;
@@ -150,7 +158,7 @@ absl::StatusOr<Extent> Mover::MakeRoom(uint16_t tenant_index, ObjectKind kind, u
 // Placement named it: there it has left.
 void Mover::EvictHostCopy(ObjectId id) {
   Entry& entry = catalog_.at(id);
-  entry.host->placed = false;
+  entry.placed = false;
   ++metrics_.evicted_host;
   if (entry.record == kNoRecord) ++metrics_.evicted_unwritten;
   DropHostCopy(id);
@@ -164,10 +172,13 @@ void Mover::DropHostCopy(ObjectId id) {
   Tenant& tenant = tenants_[entry.tenant];
   if (entry.host->ready) {
     --tenant.host_objects;
-    if (listener_ != nullptr) listener_->Left(id);
+    if (listener_ != nullptr && !entry.in_device) listener_->Left(id);
   }
-  if (entry.host->placed) {
-    tenant.placement->Left(id, SpaceOf(entry));
+  if (entry.placed) {
+    if (!entry.in_device) {
+      entry.placed = false;
+      tenant.placement->Left(id, SpaceOf(entry));
+    }
   } else {
     tenant.placement->Missed(id);
   }
@@ -205,18 +216,27 @@ Space Mover::SpaceOf(const Entry& entry) {
 }
 
 void Mover::EnterHost(ObjectId id) {
-  const Entry& entry = catalog_.at(id);
-  HostCopy& host = *entry.host;
+  Entry& entry = catalog_.at(id);
+  if (entry.placed) {  // it comes down from the device
+    if (listener_ != nullptr) listener_->Entered(id);
+    return;
+  }
+  MemoryCopy& host = *entry.host;
   Resident resident;
   resident.space = SpaceOf(entry);
   resident.key_head = entry.key.Head64();
   uint32_t depth = 0;
   if (!host.parent.IsZero()) {
     const ObjectId parent = catalog_.Find(host.parent);
-    if (parent != kNoObject && catalog_.at(parent).tenant == entry.tenant &&
-        catalog_.at(parent).host != nullptr) {
-      resident.parent = parent;
-      depth = catalog_.at(parent).host->depth + uint32_t{1};
+    if (parent != kNoObject && catalog_.at(parent).tenant == entry.tenant) {
+      const Entry& before = catalog_.at(parent);
+      const MemoryCopy* copy = before.host != nullptr ? before.host.get()
+                               : before.in_device     ? OnDevice(parent)->memory.get()
+                                                      : nullptr;
+      if (copy != nullptr) {
+        resident.parent = parent;
+        depth = copy->depth + uint32_t{1};
+      }
     }
   }
   if (host.position != kUnknownPosition) {
@@ -224,7 +244,7 @@ void Mover::EnterHost(ObjectId id) {
     depth = entry.kind == ObjectKind::kExpert ? host.position : host.position / kUsualChunkTokens;
   }
   host.depth = resident.depth = static_cast<uint16_t>(std::min<uint32_t>(depth, UINT16_MAX));
-  host.placed = true;
+  entry.placed = true;
   resident.loss = LossOf(entry);
   tenants_[entry.tenant].placement->Entered(id, resident);
   if (listener_ != nullptr) listener_->Entered(id);
@@ -232,12 +252,12 @@ void Mover::EnterHost(ObjectId id) {
 
 void Mover::Reprice(ObjectId id) {
   const Entry& entry = catalog_.at(id);
-  if (entry.host == nullptr || !entry.host->placed) return;
+  if (!entry.placed) return;
   tenants_[entry.tenant].placement->Repriced(id, SpaceOf(entry).bytes, LossOf(entry));
 }
 
 bool Mover::Reachable(const Entry& entry) const {
-  return entry.host != nullptr || (nvme_ != nullptr && nvme_->in_service());
+  return entry.host != nullptr || entry.in_device || (nvme_ != nullptr && nvme_->in_service());
 }
 
 void Mover::Touched(ObjectId id) {
@@ -248,7 +268,8 @@ void Mover::Touched(ObjectId id) {
   if (entry.record != kNoRecord) {
     nvme_->Touch(entry.record);
     tenants_[entry.tenant].nvme_policy->Touch(id);
-  } else if (entry.visible() && entry.host->ready && !entry.queued && !entry.host->writing) {
+  } else if (entry.visible() && entry.host != nullptr && entry.host->ready && !entry.queued &&
+             !entry.host->writing) {
     OfferToNvme(id);
   }
 }
@@ -263,7 +284,11 @@ absl::Status Mover::Promote(ObjectId id, uint32_t layout, IoPriority priority, u
     if (!tenants_[entry.tenant].host->growing()) retry_after_ms = 0;
     return extent.status();
   }
-  entry.host = HostCopy::New(*extent, layout, layouts_[layout].PartCount());
+  entry.host = MemoryCopy::New(*extent, layout, layouts_[layout].PartCount());
+  if (const DeviceCopy* above = OnDevice(id); above != nullptr && above->ready()) {
+    StartDescent(id);
+    return absl::OkStatus();
+  }
   Loading& loading = loading_[id];
   loading.priority = priority;
   loading.batch = batch;
@@ -299,6 +324,7 @@ bool Mover::StartRead(ObjectId id, Loading& loading) {
 void Mover::Hasten(ObjectId id, IoPriority priority, uint64_t batch) {
   const auto found = loading_.find(id);
   if (found == loading_.end() || found->second.priority <= priority) return;
+  if (found->second.from_device) return;  // at once, in any case
   Loading& loading = found->second;
   demand_loads_ -= loading.is_demand();
   loading.priority = priority;
@@ -311,6 +337,7 @@ void Mover::Hasten(ObjectId id, IoPriority priority, uint64_t batch) {
 void Mover::CancelPromotion(ObjectId id) {
   const auto found = loading_.find(id);
   if (found == loading_.end() || catalog_.at(id).lease_count > 0) return;
+  if (catalog_.at(id).in_device || found->second.from_device) return;
   nvme_->Cancel(found->second.ticket);
 }
 
@@ -378,6 +405,8 @@ void Mover::Join(ObjectId id, const Waiter& waiter) {
 void Mover::Leave(ObjectId id, const Waiter& waiter) {
   auto it = loading_.find(id);
   if (it != loading_.end()) std::erase(it->second.waiters, waiter);
+  const auto above = device_copies_.find(id);
+  if (above != device_copies_.end()) std::erase(above->second->waiters, waiter);
 }
 
 void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
@@ -387,38 +416,48 @@ void Mover::FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta) {
   demand_loads_ -= ended.is_demand();
   if (ended.is_demand()) demand_read_bytes_ += ended.stored_bytes;
   // Somebody came for it after it had been cancelled.
-  if (absl::IsCancelled(meta.status()) && entry.lease_count > 0 && entry.record != kNoRecord &&
-      StartRead(id, ended)) {
+  if (absl::IsCancelled(meta.status()) && (entry.lease_count > 0 || entry.in_device) &&
+      entry.record != kNoRecord && StartRead(id, ended)) {
     return;
   }
-  const Loading loading = std::move(ended);
-  loading_.erase(id);
   if (meta.ok() && meta->part_crcs.size() != entry.host->part_count) {
     nvme_->Erase(entry.record);
     meta = absl::DataLossError(absl::StrCat(entry.key.ToHex(), ": its record has ",
                                             meta->part_crcs.size(), " parts, its layout ",
                                             uint32_t{entry.host->part_count}));
   }
-  uint32_t word;
   if (meta.ok()) {
-    HostCopy& host = *entry.host;
-    host.parent = meta->parent;
-    std::copy(meta->part_crcs.begin(), meta->part_crcs.end(), host.part_crcs().begin());
-    host.ready = true;
+    entry.host->parent = meta->parent;
+    std::copy(meta->part_crcs.begin(), meta->part_crcs.end(), entry.host->part_crcs().begin());
     metrics_.promoted_bytes += entry.payload_bytes();
+  }
+  EndLoad(id, meta.status());
+}
+
+// Of a record or of a device copy: all of it is in host memory, or will not be.
+void Mover::EndLoad(ObjectId id, const absl::Status& status) {
+  Entry& entry = catalog_.at(id);  // kept while loading
+  const Loading loading = std::move(loading_[id]);
+  loading_.erase(id);
+  uint32_t word;
+  if (status.ok()) {
+    entry.host->ready = true;
     ++tenants_[entry.tenant].host_objects;
-    if (entry.state != EntryState::kDead) {
-      EnterHost(id);
-    }
-    word = MakeReadyWord(ReadyState::kReady, host.part_count);
+    if (entry.state != EntryState::kDead) EnterHost(id);
+    word = MakeReadyWord(ReadyState::kReady, entry.host->part_count);
   } else {
-    LoadFailed(id, loading, meta.status());
     word = MakeReadyWord(ReadyState::kFailed, loading.parts_ready);
+    if (loading.from_device) {
+      DescentFailed(id, status);
+    } else {
+      LoadFailed(id, loading, status);
+    }
   }
   for (const Waiter& waiter : loading.waiters) publish_(waiter, word);
   const ObjectKey key = entry.key;
+  HostCopyEnded(id);
   ReleaseIfGone(id);
-  if (listener_ != nullptr) listener_->LoadEnded(key, meta.status());
+  if (listener_ != nullptr) listener_->LoadEnded(key, status);
 }
 
 void Mover::LoadFailed(ObjectId id, const Loading& loading, const absl::Status& status) {
@@ -445,6 +484,7 @@ void Mover::Unlease(ObjectId id) {
   if (--entry.lease_count > 0) return;
   const bool failed_load = entry.host != nullptr && !entry.host->ready && !loading(id);
   if (failed_load) DropHostCopy(id);
+  DropDuplicate(id);
   ReleaseIfGone(id);
 }
 
@@ -469,12 +509,15 @@ void Mover::RecordDropped(RecordId record, const ObjectKey& key) {
 void Mover::ReleaseIfGone(ObjectId id) {
   Entry& entry = catalog_.at(id);
   const bool held = entry.lease_count > 0 || loading(id) ||
-                    (entry.host != nullptr && (entry.host->writing || entry.host->moving)) ||
+                    (entry.host != nullptr &&
+                     (entry.host->writing || entry.host->moving || entry.host->rising)) ||
+                    (entry.in_device && OnDevice(id)->lease_count > 0) ||
                     entry.state == EntryState::kReserved || entry.state == EntryState::kHidden;
   if (held) return;
-  const bool nowhere = entry.host == nullptr && entry.record == kNoRecord;
+  const bool nowhere = entry.host == nullptr && entry.record == kNoRecord && !entry.in_device;
   if (entry.state != EntryState::kDead && !nowhere) return;
   DropHostCopy(id);
+  DropDeviceCopy(id);
   catalog_.Free(id);
 }
 
@@ -503,71 +546,6 @@ void Mover::Tick() {
   FeedWrites();
 }
 
-bool Mover::HostCopyChecks(const Entry& entry) const {
-  const HostCopy& host = *entry.host;
-  const uint8_t* payload = tenants_[entry.tenant].host->At(host.extent);
-  const auto parts = layouts_[host.layout].Parts(entry.token_count, entry.grain_count);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (kernels::Crc32c(payload + parts[i].offset, parts[i].bytes) != host.part_crcs()[i]) {
-      return false;
-    }
-  }
-  return true;
-}
-
-void Mover::Verify(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done) {
-  Entry& entry = catalog_.at(id);
-  VerifyOutcome outcome;
-  if (entry.host != nullptr && entry.host->ready) {
-    outcome.bytes += entry.payload_bytes();
-    if (!HostCopyChecks(entry)) {
-      // What is in the tenant's memory is not what was committed, and the record may have been
-      // written from it: neither is trusted.
-      outcome.corrupt = true;
-      ++metrics_.corrupt_objects;
-      Remove(id);
-    }
-  }
-  if (outcome.corrupt || entry.record == kNoRecord) {
-    done(outcome);
-    return;
-  }
-  // The record is read into scratch memory, so that verification evicts nothing.
-  const uint64_t stored_bytes = StoredBytes(entry);
-  auto scratch = std::make_shared<kernels::AlignedBuffer>(AlignUp(stored_bytes, kExtentAlignment));
-  ReadRequest request;
-  request.record = entry.record;
-  request.key = entry.key;
-  request.fingerprint = catalog_.fingerprint(entry.fingerprint);
-  request.destination = scratch->data();
-  request.priority = IoPriority::kBackground;
-  request.done = [this, key = entry.key, outcome, scratch, bytes = stored_bytes,
-                  done = std::move(done)](absl::StatusOr<RecordMeta> meta) mutable {
-    outcome.bytes += bytes;
-    if (absl::IsDataLoss(meta.status())) {
-      outcome.corrupt = true;
-      ++metrics_.corrupt_objects;
-      RecordLost(key);
-    }
-    done(outcome);
-  };
-  nvme_->Read(std::move(request));
-}
-
-void Mover::RecordLost(const ObjectKey& key) {
-  const ObjectId id = catalog_.Find(key);
-  if (id == kNoObject) return;
-  Entry& entry = catalog_.at(id);
-  LoseRecord(id);
-  if (entry.host != nullptr && entry.host->ready && !entry.queued) {
-    Reprice(id);
-    Enqueue(id);  // the host copy is good: write it again
-    FeedWrites();
-    return;
-  }
-  ReleaseIfGone(id);
-}
-
 void Mover::SetPinned(ObjectId id, bool pinned) {
   Entry& entry = catalog_.at(id);
   entry.pinned = pinned;
@@ -577,6 +555,7 @@ void Mover::SetPinned(ObjectId id, bool pinned) {
              !entry.queued && !entry.host->writing) {
     OfferToNvme(id);
   }
+  DropDuplicate(id);
 }
 
 }  // namespace terrace

@@ -1,7 +1,7 @@
-// Moves objects between tiers: the only file that sees catalog, tiers, codec and (later) device
-// together. Makes room in the host tier, and shrinks it while it serves (host_resize.cc); writes
-// committed objects behind to NVMe (write_behind.cc); brings them back for a lease. Loop thread;
-// nothing here blocks.
+// Moves objects between tiers: the only file that sees catalog, tiers, codec and device together.
+// Makes room in the host tier, and shrinks it while it serves (host_resize.cc); writes committed
+// objects behind to NVMe (write_behind.cc); brings them back for a lease; moves them between host
+// memory and a device's (device_moves.cc). Loop thread; nothing here blocks.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@
 #include "daemon/recompute_model.h"
 #include "daemon/tenant.h"
 #include "daemon/transcoder.h"
+#include "tiers/device_link.h"
 #include "tiers/nvme/admission.h"
 #include "tiers/nvme/nvme_tier.h"
 #include "transport/service.h"
@@ -34,12 +35,25 @@ struct Waiter {
   bool operator==(const Waiter&) const = default;
 };
 
-// Told what becomes of copies in host memory.
+// The copy in the tenant's part of the device's memory, also while it is on its way there.
+struct DeviceCopy {
+  MemoryCopy::Ptr memory;         // null: its room is being made
+  DeviceLink::Ticket ticket = 0;  // of its way up; 0: it waits for the host copy, or is ready
+  uint32_t parts_ready = 0;
+  uint32_t lease_count = 0;
+  bool failed = false;  // and its readers have not left yet
+  bool demand = false;  // somebody asked for it
+  std::vector<Waiter> waiters;
+
+  bool ready() const { return memory != nullptr && memory->ready; }
+};
+
+// Told what becomes of copies in memory.
 class HostListener {
  public:
   virtual ~HostListener() = default;
-  virtual void Entered(ObjectId id) = 0;  // the eviction policy knows it from here on
-  virtual void Left(ObjectId id) = 0;     // it was complete until now
+  virtual void Entered(ObjectId id) = 0;  // host memory; the eviction policy knows it from here on
+  virtual void Left(ObjectId id) = 0;     // host memory and the device's; it was complete until now
   // A promotion ended. Whatever the mover does for it is done: it may be called.
   virtual void LoadEnded(const ObjectKey& key, const absl::Status& status) = 0;
 };
@@ -57,6 +71,9 @@ class Mover {
   // Before anything else; outlives the mover's use.
   void Listen(HostListener* listener) { listener_ = listener; }
 
+  // What joins host memory and the tenants' device tiers. Before serving; outlives the mover's use.
+  void UseDevice(DeviceLink* link) { device_link_ = link; }
+
   // Fills the catalog from the NVMe tier's records. Once, before serving. Fails as
   // NvmeTier::Recover does.
   absl::Status Recover();
@@ -69,9 +86,9 @@ class Mover {
 
   // The entry was published: track it for eviction and queue it for NVMe.
   void Published(ObjectId id);
-  // The entry has no host copy: bring it up. Several waiters join one read; `word` is what each
-  // board slot shows from now on. ResourceExhausted when there is no room;
-  // `retry_after_ms` is not 0 when the arena is growing.
+  // The entry has no host copy: bring it up, or down from the device, where it stays as well.
+  // Several waiters join one read; `word` is what each board slot shows from now on.
+  // ResourceExhausted when there is no room; `retry_after_ms` is not 0 when the arena is growing.
   // `layout` is the caller's, checked against the entry.
   absl::Status Promote(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
                        uint32_t& retry_after_ms, MayLeave may_leave = AnyMayLeave);
@@ -94,6 +111,23 @@ class Mover {
   // Gone from every tier, as soon as nobody uses it.
   void Remove(ObjectId id);
   void SetPinned(ObjectId id, bool pinned);
+
+  // The entry has no device copy: give it one, from host memory or by way of it. Where that leaves
+  // nothing in host memory to do, the host copy goes. Fails as Promote does.
+  absl::Status PromoteToDevice(ObjectId id, uint32_t layout, IoPriority priority, uint64_t batch,
+                               uint32_t& retry_after_ms, MayLeave may_leave = AnyMayLeave);
+  // Null: it has none. Valid until the mover is called again.
+  const DeviceCopy* OnDevice(ObjectId id) const;
+  // A lease more of the device copy. Until it is ready its progress goes to the waiter.
+  void LeaseOnDevice(ObjectId id, const Waiter& waiter, IoPriority priority, uint64_t batch);
+  void UnleaseOnDevice(ObjectId id);
+  double DeviceBytesPerS() const { return device_link_->bytes_per_s(); }
+  // Time until the device copy of so many bytes could be in host memory.
+  uint32_t DescentUs(uint64_t bytes) const;
+  // When it is next wanted, for what decides who leaves. Ignored when it is in no memory.
+  void HintUse(ObjectId id, uint64_t next_use, float confidence);
+  // It was used: of a prefix, the deepest first.
+  void NoteUse(ObjectId id);
 
   // Reads every copy of the object back and checks it; a copy that does not check is dropped. The
   // host copy is checked before this returns; `done` runs when the record has been read too.
@@ -145,11 +179,16 @@ class Mover {
     uint64_t batch = 0;
     ReadTicket ticket = 0;
     std::shared_ptr<ObjectDecoding> decoding;  // of an encoded one
+    bool from_device = false;                  // not from a record
 
     bool is_demand() const { return priority < IoPriority::kQueued; }
   };
 
   static bool AnyMayLeave(ObjectId) { return true; }
+  // `down`: is on its way out of the device, and may be what memory should rather lose; Aborted
+  // when it is.
+  absl::StatusOr<Extent> MakeRoomFor(uint16_t tenant, ObjectKind kind, uint64_t bytes,
+                                     uint32_t& retry_after_ms, MayLeave may_leave, ObjectId down);
   bool Evictable(ObjectId id) const;
   static Space SpaceOf(const Entry& entry);
   void EnterHost(ObjectId id);  // its host copy is complete
@@ -171,7 +210,10 @@ class Mover {
   void Enqueue(ObjectId id);
   void OfferToNvme(ObjectId id);
   void Unqueue(Entry& entry);
-  bool HostCopyChecks(const Entry& entry) const;
+  bool HostCopyChecks(const Entry& entry) const;  // verify.cc
+  void VerifyOnDevice(ObjectId id, absl::AnyInvocable<void(VerifyOutcome)> done);
+  void VerifyRecord(ObjectId id, VerifyOutcome outcome,
+                    absl::AnyInvocable<void(VerifyOutcome)> done);
   std::deque<ObjectId>* NextWriteQueue();
   void FeedWrites();
   void StartWrite(ObjectId id);
@@ -186,7 +228,21 @@ class Mover {
                                               ReadRequest& request);
   void Progressed(ObjectId id, uint32_t parts_ready);
   void FinishRead(ObjectId id, absl::StatusOr<RecordMeta> meta);
+  void EndLoad(ObjectId id, const absl::Status& status);
   void LoadFailed(ObjectId id, const Loading& loading, const absl::Status& status);
+  // device_moves.cc
+  absl::StatusOr<Extent> MakeDeviceRoom(ObjectId id, uint32_t& retry_after_ms, MayLeave may_leave);
+  bool LeavesDevice(ObjectId id) const;
+  absl::Status MoveDown(ObjectId id, uint32_t& retry_after_ms, MayLeave may_leave);
+  void StartDescent(ObjectId id);
+  void DescentFailed(ObjectId id, const absl::Status& status);
+  void HostCopyEnded(ObjectId id);
+  void StartRise(ObjectId id, DeviceCopy& copy);
+  void FinishRise(ObjectId id, const absl::Status& status);
+  void FailDeviceCopy(ObjectId id, DeviceCopy& copy);
+  void EnterDevice(ObjectId id);
+  void DropDeviceCopy(ObjectId id);
+  void DropDuplicate(ObjectId id);
   // nvme_quota.cc: every record of an entry comes and goes here.
   void GainRecord(ObjectId id, RecordId record);
   void LoseRecord(ObjectId id);
@@ -220,6 +276,8 @@ class Mover {
   uint32_t demand_loads_ = 0;
   uint64_t demand_read_bytes_ = 0;
   HostListener* listener_ = nullptr;
+  DeviceLink* device_link_ = nullptr;  // null: no HBM tier
+  absl::flat_hash_map<ObjectId, std::unique_ptr<DeviceCopy>> device_copies_;
   bool link_measured_ = false;
   uint32_t measuring_reads_ = 0;  // under way
   double read_bytes_per_s_ = 0;

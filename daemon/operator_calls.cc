@@ -41,6 +41,19 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   reply.state_dir = options_.server.state_dir;
   reply.verify = verify_;
 
+  if (options_.hbm.enabled()) {
+    TierStatus hbm;
+    hbm.name = "hbm";
+    hbm.detail = absl::StrCat("device ", options_.hbm.device);
+    for (const Tenant& tenant : tenants_) {
+      if (tenant.device == nullptr) continue;
+      hbm.capacity_bytes += tenant.device->capacity_bytes();
+      hbm.used_bytes += tenant.device->used_bytes();
+      hbm.objects += tenant.device_objects;
+    }
+    hbm.populated_bytes = hbm.capacity_bytes;
+    reply.tiers.push_back(std::move(hbm));
+  }
   TierStatus host;
   host.name = "host";
   uint64_t excess_bytes = 0, held_bytes = 0;
@@ -103,12 +116,16 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   return reply;
 }
 
-ObjectInfo CacheService::Detail(const Entry& entry) const {
+ObjectInfo CacheService::Detail(ObjectId id) const {
+  const Entry& entry = catalog_.at(id);
+  const DeviceCopy* above = mover_.OnDevice(id);
   ObjectInfo info;
   info.key = entry.key;
-  if (entry.host != nullptr) {
-    info.parent = entry.host->parent;
-    info.part_count = entry.host->part_count;
+  info.in_hbm = above != nullptr && above->ready();
+  const MemoryCopy* copy = info.in_hbm ? above->memory.get() : entry.host.get();
+  if (copy != nullptr) {
+    info.parent = copy->parent;
+    info.part_count = copy->part_count;
   }
   info.fingerprint = catalog_.fingerprint(entry.fingerprint);
   info.kind = entry.kind;
@@ -119,7 +136,7 @@ ObjectInfo CacheService::Detail(const Entry& entry) const {
   info.in_host = entry.host != nullptr && entry.host->ready;
   info.in_nvme = entry.record != kNoRecord;
   info.pinned = entry.pinned;
-  info.lease_count = entry.lease_count;
+  info.lease_count = entry.lease_count + (above != nullptr ? above->lease_count : 0);
   return info;
 }
 
@@ -135,7 +152,7 @@ absl::StatusOr<ListReply> CacheService::List(SessionId id, uint64_t cursor, uint
   for (; slot < catalog_.slot_count() && reply.objects.size() < limit; ++slot) {
     const Entry& entry = catalog_.at(slot);
     if (entry.visible() && entry.tenant == (*session)->tenant) {
-      reply.objects.push_back(Detail(entry));
+      reply.objects.push_back(Detail(static_cast<ObjectId>(slot)));
     }
   }
   reply.next_cursor = slot < catalog_.slot_count() ? slot : 0;
@@ -147,7 +164,7 @@ absl::StatusOr<ObjectInfo> CacheService::Show(SessionId id, const ObjectKey& key
   if (!session.ok()) return session.status();
   const ObjectId object = FindVisible(**session, key);
   if (object == kNoObject) return absl::NotFoundError(key.ToHex() + " is not stored");
-  return Detail(catalog_.at(object));
+  return Detail(object);
 }
 
 absl::Status CacheService::Remove(SessionId id, const ObjectKey& key) {

@@ -53,6 +53,7 @@ class ReadyBoard {
 struct LeasedObject {
   ObjectId object;
   uint32_t slot;
+  bool on_device;  // not in host memory
 };
 
 struct Lease {
@@ -71,6 +72,7 @@ struct Session {
   PeerCredentials peer;
   std::string client_name;
   uint16_t tenant = 0;
+  bool knows_hbm = false;
   uint64_t opened_us = 0;
   ReadyBoard board;
   // Of a session inside the daemon: told what is published on the board. It must not call back.

@@ -72,6 +72,40 @@ uint64_t LargestHostBytes(size_t tenant_count) {
          kExtentAlignment * kExtentAlignment;
 }
 
+// The tenant's part of the device, and the policies of what stays where.
+absl::Status Furnish(Tenant& tenant, const Options& options, const KindLimits& limits,
+                     kernels::Device* device) {
+  uint64_t device_bytes = 0;
+  if (device != nullptr) {
+    const double share = static_cast<double>(tenant.host_share_bytes) /
+                         static_cast<double>(options.host.capacity.bytes);
+    device_bytes = static_cast<uint64_t>(share * static_cast<double>(options.hbm.capacity.bytes)) /
+                   kExtentAlignment * kExtentAlignment;
+    auto part = DeviceTier::Create(device, device_bytes);
+    if (!part.ok()) {
+      return absl::Status(part.status().code(),
+                          absl::StrCat("hbm.capacity: ", std::string(part.status().message())));
+    }
+    tenant.device = *std::move(part);
+  }
+  PolicyContext context;
+  context.now = MonotonicUs;
+  context.prefixes = true;
+  const auto new_policy = [&](uint64_t capacity_bytes) {
+    context.capacity_bytes = capacity_bytes;
+    return NewPolicy(options.host.policy, context);
+  };
+  const uint64_t memory_bytes = tenant.host->capacity_bytes() + device_bytes;
+  auto policy = new_policy(memory_bytes);
+  if (!policy.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("host.policy: ", std::string(policy.status().message())));
+  }
+  tenant.placement = std::make_unique<Placement>(*std::move(policy), limits, memory_bytes);
+  if (device != nullptr) tenant.device_policy = *new_policy(device_bytes);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 uint32_t StoredTenantId(const std::string& name) {
@@ -83,7 +117,8 @@ uint32_t StoredTenantId(const std::string& name) {
   return id;
 }
 
-absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post) {
+absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post,
+                                                 kernels::Device* device) {
   if (sodium_init() < 0) return absl::InternalError("libsodium did not initialise");
   absl::StatusOr<Salt> secret = LoadOrCreateSecret(options.server.state_dir);
   if (!secret.ok()) return secret.status();
@@ -111,17 +146,8 @@ absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const P
     if (!arena.ok()) return arena.status();
     tenant.host = *std::move(arena);
     tenant.host_share_bytes = tenant.host->capacity_bytes();
-    PolicyContext context;
-    context.capacity_bytes = tenant.host->capacity_bytes();
-    context.now = MonotonicUs;
-    context.prefixes = true;
-    auto policy = NewPolicy(options.host.policy, context);
-    if (!policy.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("host.policy: ", std::string(policy.status().message())));
-    }
-    tenant.placement = std::make_unique<Placement>(*std::move(policy), configured.Limits(),
-                                                   tenant.host->capacity_bytes());
+    absl::Status furnished = Furnish(tenant, options, configured.Limits(), device);
+    if (!furnished.ok()) return furnished;
     tenant.nvme_policy = NewLruPolicy();
     if (configured.nvme_capacity) tenant.nvme_quota_bytes = configured.nvme_capacity->bytes;
     tenants.push_back(std::move(tenant));

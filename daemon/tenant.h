@@ -11,6 +11,8 @@
 #include "config/object_key.h"
 #include "config/options.h"
 #include "daemon/placement.h"
+#include "kernels/device.h"
+#include "tiers/device_tier.h"
 #include "tiers/memory_tier.h"
 
 namespace terrace {
@@ -29,8 +31,10 @@ struct Tenant {
   Salt salt{};
   uint32_t stored_id = 0;  // how records name the tenant: a stable hash of its name
   std::unique_ptr<MemoryTier> host;
-  std::unique_ptr<Placement> placement;  // what stays in it
-  uint64_t host_objects = 0;
+  std::unique_ptr<DeviceTier> device;    // null: no HBM tier
+  std::unique_ptr<Placement> placement;  // what stays in host memory and on the device together
+  std::unique_ptr<EvictionPolicy> device_policy;  // of these what stays on the device
+  uint64_t host_objects = 0, device_objects = 0;
   HostShrink shrink;
   // Its own part of host memory. With fair sharing the arena may be larger, borrowing, or smaller.
   uint64_t host_share_bytes = 0;
@@ -50,8 +54,11 @@ uint32_t StoredTenantId(const std::string& name);
 
 // Builds the tenants of resolved options: arenas, policies, and salts, from the config or derived
 // from the secret in `state_dir` (created there, mode 0600, when absent).
+// `device`: what hbm.capacity is taken of, in the proportions of host memory; null: no HBM tier.
+// Outlives the tenants.
 // InvalidArgument: host.policy is no policy's name. FailedPrecondition: the secret cannot be read
-// or written, or two names share a stored id.
-absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post);
+// or written, or two names share a stored id. ResourceExhausted: the device has less memory.
+absl::StatusOr<std::vector<Tenant>> BuildTenants(const Options& options, const PostFn& post,
+                                                 kernels::Device* device = nullptr);
 
 }  // namespace terrace

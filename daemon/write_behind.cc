@@ -20,7 +20,7 @@ constexpr uint64_t kMostMeasuringReads = 64;
 
 RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const ObjectLayout& layout,
                           uint32_t tenant_stored_id) {
-  const HostCopy& host = *entry.host;
+  const MemoryCopy& host = *entry.host;
   RecordMeta meta;
   meta.key = entry.key;
   meta.parent = host.parent;
@@ -119,7 +119,7 @@ void Mover::StartWrite(ObjectId id) {
   entry.host->writing = true;
   ++writing_objects_;
   writing_bytes_ += entry.payload_bytes();
-  const HostCopy& host = *entry.host;
+  const MemoryCopy& host = *entry.host;
   if (!transcoder_->Encodes(host.layout)) {
     WriteEncoded(id, entry.key, EncodedObject{});
     return;
@@ -231,6 +231,7 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
                    key.ToHex(), record.status().ToString());
     }
   }
+  DropDuplicate(id);
   ReleaseIfGone(id);
   FeedWrites();
 }

@@ -37,6 +37,10 @@ class Device {
   virtual absl::StatusOr<DeviceAddress> Allocate(uint64_t bytes) = 0;
   // What Allocate returned. No copy may be on its way from or to it.
   virtual void Free(DeviceAddress address) = 0;
+  // A descriptor through which other processes can read what Allocate returned at this address:
+  // of a GPU what cuMemExportToShareableHandle gives. Borrowed until Free; -1 for an address that
+  // was not allocated. Any thread.
+  virtual int ShareableFd(DeviceAddress address) = 0;
 
   // Copies in one direction run in the order of the calls, the two directions beside each other;
   // those of one call are one transfer on the link: latency is paid once. `done` is called once, on

@@ -12,13 +12,14 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/buffer.h"
+#include "kernels/shared_memory.h"
 
 namespace terrace::kernels {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr uint64_t kPageBytes = 4096;
 
 // One direction of the link: transfers in order, each as long as the throttle says.
 class Lane {
@@ -123,14 +124,16 @@ class HostDevice final : public Device {
                                                        free_bytes, " of ", options_.capacity_bytes,
                                                        " are free"));
     }
-    AlignedBuffer buffer(bytes);
-    if (buffer.data() == nullptr) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("device host: the system has no ", bytes, " bytes"));
-    }
-    const auto address = reinterpret_cast<DeviceAddress>(buffer.data());
+    const uint64_t pages = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+    absl::StatusOr<SharedMemory> memory = SharedMemory::Create("terrace-device", pages);
+    if (!memory.ok()) return memory.status();
+    // As of a GPU: it is there from the start, and other processes only read it.
+    absl::Status usable = memory->Populate(0, pages);
+    if (usable.ok()) usable = memory->SealFutureWrites();
+    if (!usable.ok()) return usable;
+    const auto address = reinterpret_cast<DeviceAddress>(memory->data());
     allocated_bytes_ += bytes;
-    allocations_.emplace(address, Allocation{std::move(buffer), bytes});
+    allocations_.emplace(address, Allocation{*std::move(memory), bytes});
     return address;
   }
 
@@ -140,6 +143,12 @@ class HostDevice final : public Device {
     if (found == allocations_.end()) return;
     allocated_bytes_ -= found->second.bytes;
     allocations_.erase(found);
+  }
+
+  int ShareableFd(DeviceAddress address) override {
+    std::lock_guard lock(mutex_);
+    const auto found = allocations_.find(address);
+    return found == allocations_.end() ? -1 : found->second.memory.fd();
   }
 
   void Copy(CopyDirection direction, absl::Span<const DeviceCopy> copies,
@@ -155,7 +164,7 @@ class HostDevice final : public Device {
 
  private:
   struct Allocation {
-    AlignedBuffer buffer;
+    SharedMemory memory;
     uint64_t bytes;
   };
 

@@ -117,7 +117,8 @@ ConnectionImpl::~ConnectionImpl() noexcept {
     kj::WaitScope scope(loop_);
     rpc_.reset();
   });
-  for (int fd : {welcome_.segment_fd, welcome_.board_fd, welcome_.ready_event_fd}) {
+  for (int fd :
+       {welcome_.segment_fd, welcome_.board_fd, welcome_.ready_event_fd, welcome_.device_fd}) {
     if (fd >= 0) close(fd);
   }
 }
@@ -171,7 +172,7 @@ bool ConnectionImpl::alive() const {
 Welcome ConnectionImpl::TakeWelcome() {
   std::lock_guard<std::mutex> lock(mutex_);
   Welcome taken = welcome_;
-  welcome_.segment_fd = welcome_.board_fd = welcome_.ready_event_fd = -1;
+  welcome_.segment_fd = welcome_.board_fd = welcome_.ready_event_fd = welcome_.device_fd = -1;
   return taken;
 }
 
@@ -208,7 +209,8 @@ absl::Status ConnectionImpl::TakeFds(wire::Welcome::Reader in, kj::WaitScope& sc
   };
   if ((in.hasSegment() && !take(in.getSegment(), welcome_.segment_fd)) ||
       (in.hasBoard() && !take(in.getBoard(), welcome_.board_fd)) ||
-      (in.hasReadyEvent() && !take(in.getReadyEvent(), welcome_.ready_event_fd))) {
+      (in.hasReadyEvent() && !take(in.getReadyEvent(), welcome_.ready_event_fd)) ||
+      (in.hasDeviceSegment() && !take(in.getDeviceSegment(), welcome_.device_fd))) {
     return absl::InternalError("hello: a descriptor did not arrive");
   }
   return absl::OkStatus();
@@ -356,6 +358,7 @@ absl::StatusOr<AcquireReply> ConnectionImpl::Acquire(uint32_t layout_id,
         request.setKeys(KeysAsData(keys));
         request.setTtlMs(options.ttl_ms);
         request.setPriority(options.priority);
+        request.setMemory(static_cast<uint8_t>(options.memory));
       },
       [&](auto& response) { return ReadAcquire(response.getReply(), keys.size(), reply); });
   if (!status.ok()) return status;

@@ -15,9 +15,12 @@
 namespace terrace {
 
 inline constexpr uint32_t kProtocolMajor = 1;  // must be equal on both sides
-inline constexpr uint32_t kProtocolMinor = 0;  // may differ; features say what is there
+inline constexpr uint32_t kProtocolMinor = 1;  // may differ
+inline constexpr uint32_t kMinorWithHbm = 1;   // earlier peers know no TierId::kHbm
 
-enum class TierId : uint8_t { kNone = 0, kHost = 1, kNvme = 2 };
+enum class TierId : uint8_t { kNone = 0, kHost = 1, kNvme = 2, kHbm = 3 };
+// Where a lease wants its objects.
+enum class LeaseMemory : uint8_t { kHost = 0, kDevice = 1 };
 enum class VerifyMode : uint8_t { kCrossing = 0, kAlways = 1 };
 
 struct PeerCredentials {
@@ -50,7 +53,9 @@ struct Welcome {
   int segment_fd = -1;               // tenant's arena, read-write
   int board_fd = -1;                 // ReadyBoard of this session, read-only
   uint32_t board_slots = 0;
-  int ready_event_fd = -1;  // eventfd, written whenever the board changes
+  int ready_event_fd = -1;             // eventfd, written whenever the board changes
+  uint64_t device_capacity_bytes = 0;  // of the tenant's part of HBM; 0: there is none
+  int device_fd = -1;                  // that part, read-only; -1: its memory cannot be mapped
 };
 
 // One 32-bit atomic word a leased object, in a memfd that only the daemon can write:
@@ -112,10 +117,12 @@ struct CommitItem {
 struct AcquireOptions {
   uint32_t ttl_ms = 0;   // 0: default
   uint8_t priority = 0;  // IoPriority
+  LeaseMemory memory = LeaseMemory::kHost;
 };
 struct AcquireResult {
-  absl::Status status;  // NotFound, FailedPrecondition (fingerprint), ResourceExhausted
-  uint64_t offset = 0;
+  // NotFound, ResourceExhausted, FailedPrecondition (fingerprint; no HBM tier)
+  absl::Status status;
+  uint64_t offset = 0;  // in the tenant's segment, or its part of the device's memory
   uint64_t payload_bytes = 0;
   uint32_t token_count = 0;
   uint32_t grain_count = 0;
@@ -173,7 +180,7 @@ struct ObjectInfo {
   ObjectKind kind = ObjectKind::kKv;
   uint32_t token_count = 0, grain_count = 0, cost_us = 0, part_count = 0;
   uint64_t payload_bytes = 0;
-  bool in_host = false, in_nvme = false, pinned = false;
+  bool in_host = false, in_nvme = false, pinned = false, in_hbm = false;
   uint32_t lease_count = 0;
 };
 
@@ -223,7 +230,7 @@ struct MissRatioCurveReply {
 };
 
 struct TierStatus {
-  std::string name;    // "host", "nvme"
+  std::string name;    // "hbm", "host", "nvme"
   std::string detail;  // engine, page size, health
   uint64_t capacity_bytes = 0, used_bytes = 0, objects = 0;
   uint64_t populated_bytes = 0, huge_page_bytes = 0;

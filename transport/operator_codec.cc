@@ -39,6 +39,7 @@ void WriteObject(const ObjectInfo& object, wire::ObjectInfo::Builder out) {
   out.setPayloadBytes(object.payload_bytes);
   out.setInHost(object.in_host);
   out.setInNvme(object.in_nvme);
+  out.setInHbm(object.in_hbm);
   out.setPinned(object.pinned);
   out.setLeaseCount(object.lease_count);
 }
@@ -58,6 +59,7 @@ absl::Status ReadObject(wire::ObjectInfo::Reader in, ObjectInfo& object) {
   object.payload_bytes = in.getPayloadBytes();
   object.in_host = in.getInHost();
   object.in_nvme = in.getInNvme();
+  object.in_hbm = in.getInHbm();
   object.pinned = in.getPinned();
   object.lease_count = in.getLeaseCount();
   return absl::OkStatus();

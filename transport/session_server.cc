@@ -313,7 +313,7 @@ class TerraceServer final : public wire::Terrace::Server {
   kj::Promise<void> hello(HelloContext context) override {
     auto welcome = Open(context.getParams());
     if (!welcome.ok()) return Answer(context, welcome.status());
-    auto results = context.getResults(capnp::MessageSize{128, 4});
+    auto results = context.getResults(capnp::MessageSize{128, 5});
     auto out = results.initWelcome();
     WriteWelcome(*welcome, out);
     out.setMaxMessageBytes(state_->max_message_bytes);
@@ -321,6 +321,9 @@ class TerraceServer final : public wire::Terrace::Server {
     if (welcome->board_fd >= 0) out.setBoard(kj::heap<SharedFdServer>(welcome->board_fd));
     if (welcome->ready_event_fd >= 0) {
       out.setReadyEvent(kj::heap<SharedFdServer>(welcome->ready_event_fd));
+    }
+    if (welcome->device_fd >= 0) {
+      out.setDeviceSegment(kj::heap<SharedFdServer>(welcome->device_fd));
     }
     results.setSession(kj::heap<SessionServer>(state_));
     return kj::READY_NOW;

@@ -43,6 +43,8 @@ struct Welcome {
   board @14 :SharedFd;
   readyEvent @15 :SharedFd;
   maxMessageBytes @16 :UInt64;  # a request above it ends the connection
+  deviceCapacityBytes @17 :UInt64;  # of HBM; 0: none
+  deviceSegment @18 :SharedFd;      # read-only
 }
 
 interface Session {
@@ -55,7 +57,8 @@ interface Session {
           -> (error :Error, results :List(ReserveResult));
   commit @4 (items :List(CommitItem)) -> (error :Error, results :List(Error));
   abort @5 (reservationIds :List(UInt64)) -> (error :Error);
-  acquire @6 (layoutId :UInt32, keys :Data, ttlMs :UInt32, priority :UInt8)
+  acquire @6 (layoutId :UInt32, keys :Data, ttlMs :UInt32, priority :UInt8,
+              memory :UInt8)  # LeaseMemory
           -> (error :Error, reply :AcquireReply);
   release @7 (leaseIds :List(UInt64)) -> (error :Error);
   renew @8 (leaseId :UInt64, ttlMs :UInt32) -> (error :Error, deadlineUs :UInt64);
@@ -153,6 +156,7 @@ struct ObjectInfo {
   inNvme @10 :Bool;
   pinned @11 :Bool;
   leaseCount @12 :UInt32;
+  inHbm @13 :Bool;
 }
 
 struct VerifyReply {

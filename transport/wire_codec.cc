@@ -183,6 +183,11 @@ absl::Status ReadAcquireOptions(wire::Session::AcquireParams::Reader params,
     return absl::InvalidArgumentError(
         absl::StrCat("priority: ", options.priority, " is not 0 .. ", kPriorities - 1));
   }
+  if (params.getMemory() > static_cast<uint8_t>(LeaseMemory::kDevice)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory: ", params.getMemory(), " is neither 0 (host) nor 1 (device)"));
+  }
+  options.memory = static_cast<LeaseMemory>(params.getMemory());
   return absl::OkStatus();
 }
 
@@ -279,6 +284,7 @@ void WriteWelcome(const Welcome& welcome, wire::Welcome::Builder out) {
   out.setMaxLeaseTtlMs(welcome.max_lease_ttl_ms);
   out.setHostCapacityBytes(welcome.host_capacity_bytes);
   out.setBoardSlots(welcome.board_slots);
+  out.setDeviceCapacityBytes(welcome.device_capacity_bytes);
 }
 
 absl::Status ReadWelcome(wire::Welcome::Reader in, Welcome& welcome) {
@@ -296,6 +302,7 @@ absl::Status ReadWelcome(wire::Welcome::Reader in, Welcome& welcome) {
   welcome.max_lease_ttl_ms = in.getMaxLeaseTtlMs();
   welcome.host_capacity_bytes = in.getHostCapacityBytes();
   welcome.board_slots = in.getBoardSlots();
+  welcome.device_capacity_bytes = in.getDeviceCapacityBytes();
   return absl::OkStatus();
 }
 

@@ -60,7 +60,7 @@ inline bool KnownKind(uint8_t kind) {
   return kind >= static_cast<uint8_t>(ObjectKind::kKv) &&
          kind <= static_cast<uint8_t>(ObjectKind::kOpaque);
 }
-inline bool KnownTier(uint8_t tier) { return tier <= static_cast<uint8_t>(TierId::kNvme); }
+inline bool KnownTier(uint8_t tier) { return tier <= static_cast<uint8_t>(TierId::kHbm); }
 inline bool KnownVerify(uint8_t mode) { return mode <= static_cast<uint8_t>(VerifyMode::kAlways); }
 
 }  // namespace terrace

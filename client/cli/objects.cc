@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/json_writer.h"
@@ -17,8 +18,11 @@ constexpr uint32_t kPageObjects = 1000;
 constexpr size_t kKeyDigits = 64;
 
 std::string TierNames(const ObjectInfo& object) {
-  if (object.in_host && object.in_nvme) return "host nvme";
-  return object.in_host ? "host" : object.in_nvme ? "nvme" : "-";
+  std::vector<std::string> names;
+  if (object.in_hbm) names.push_back("hbm");
+  if (object.in_host) names.push_back("host");
+  if (object.in_nvme) names.push_back("nvme");
+  return names.empty() ? "-" : absl::StrJoin(names, " ");
 }
 
 std::string FingerprintHex(const Fingerprint& fingerprint) {

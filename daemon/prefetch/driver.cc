@@ -58,7 +58,8 @@ PrefetchDriver::PrefetchDriver(const Options& options, Catalog& catalog,
       metrics_(metrics),
       layout_of_(std::move(layout_of)),
       lookahead_(LookaheadFor(options), MonotonicUs),
-      prefetcher_(WholeObjects(), &lookahead_, MonotonicUs) {
+      prefetcher_(WholeObjects(), &lookahead_, MonotonicUs),
+      returns_(options, catalog, tenants, mover, lookahead_) {
   mover_.Listen(this);
 }
 
@@ -159,10 +160,10 @@ void PrefetchDriver::Steer(absl::Span<const uint64_t> key_heads) {
 
 void PrefetchDriver::Steer(ObjectId id) {
   const Entry& entry = catalog_.at(id);
-  if (entry.host == nullptr || !entry.host->ready) return;
+  if (!entry.placed) return;
   const std::optional<FutureUse> next = lookahead_.NextUse(entry.key.Head64());
-  tenants_[entry.tenant].placement->Hint(id, next ? next->due : kUnknownUse,
-                                         next ? next->probability : 0);
+  mover_.HintUse(id, next ? next->due : kUnknownUse, next ? next->probability : 0);
+  returns_.Expect(id, next ? next->due : kUnknownUse);
 }
 
 void PrefetchDriver::Touched(ObjectId id) {
@@ -177,6 +178,7 @@ bool PrefetchDriver::MayLeave(ObjectId victim, uint64_t due) const {
 void PrefetchDriver::Left(ObjectId id) {
   const Entry& entry = catalog_.at(id);
   const uint64_t key_head = entry.key.Head64();
+  returns_.Left(id);
   return_rate_.Evicted(key_head, std::max<size_t>(1, tenants_[entry.tenant].host_objects));
   if (placing_ != 0) {
     prefetcher_.Displaced(placing_, key_head, TransferUs(mover_.StoredBytes(entry)));
@@ -221,6 +223,7 @@ void PrefetchDriver::Tick() {
   MeasureUse(now_us);
   PlaceWindow(now_us);
   Pump();
+  returns_.MoveUp();
 }
 
 void PrefetchDriver::MeasureUse(uint64_t now_us) {
@@ -240,7 +243,10 @@ void PrefetchDriver::PlaceWindow(uint64_t now_us) {
   window_moved_ = false;
   window_at_us_ = now_us;
   uint64_t capacity_bytes = 0;
-  for (const Tenant& tenant : tenants_) capacity_bytes += tenant.host->capacity_bytes();
+  for (const Tenant& tenant : tenants_) {
+    capacity_bytes += tenant.host->capacity_bytes();
+    if (tenant.device != nullptr) capacity_bytes += tenant.device->capacity_bytes();
+  }
   uint32_t uses = 0;
   const auto windows = lookahead_.ComputeWindows(capacity_bytes, 0, [&](uint64_t key_head) {
     if (++uses > kWindowUses) return capacity_bytes + 1;
@@ -264,7 +270,8 @@ void PrefetchDriver::Pump() {
 void PrefetchDriver::CancelUnwanted() {
   for (const auto& [key_head, id] : in_flight_) {
     if (lookahead_.StandingOf(key_head) != Lookahead::Standing::kGone) continue;
-    if (catalog_.at(id).lease_count > 0) continue;  // its demand came: it is no prefetch any more
+    if (catalog_.at(id).lease_count > 0 || catalog_.at(id).in_device)
+      continue;  // its demand came: it is no prefetch any more
     prefetcher_.Cancelled(key_head, mover_.LoadedShare(id));
     mover_.CancelPromotion(id);
   }
@@ -301,7 +308,8 @@ PrefetchTarget PrefetchDriver::Target(uint64_t key_head) const {
   const ObjectId id = catalog_.FindByHead(key_head);
   if (id == kNoObject) return target;
   const Entry& entry = catalog_.at(id);
-  if (!entry.visible() || entry.host != nullptr || entry.record == kNoRecord) return target;
+  if (!entry.visible() || entry.host != nullptr || entry.in_device) return target;
+  if (entry.record == kNoRecord) return target;
   if (!mover_.Reachable(entry) || !layout_of_(entry)) return target;
   target.bytes = mover_.StoredBytes(entry);
   const uint64_t fetch_us = kReadLatencyUs + TransferUs(target.bytes);

@@ -20,6 +20,7 @@
 #include "daemon/catalog.h"
 #include "daemon/metrics.h"
 #include "daemon/mover.h"
+#include "daemon/prefetch/device_returns.h"
 #include "daemon/prefetch/lookahead.h"
 #include "daemon/prefetch/prefetcher.h"
 #include "daemon/prefetch/request_book.h"
@@ -86,6 +87,7 @@ class PrefetchDriver final : public HostListener {
   Lookahead lookahead_;
   Prefetcher prefetcher_;
   ReturnRate return_rate_;
+  DeviceReturns returns_;
   RequestBook book_;
 
   absl::flat_hash_map<uint64_t, ObjectId> in_flight_;  // prefetches, by key head

@@ -115,7 +115,7 @@ TEST(WireCodecTest, RepliesOfAStrangeDaemonAreErrors) {
   EXPECT_FALSE(ReadExtents(Bytes(std::string(15, '\0')), 1, extents).ok());
   EXPECT_FALSE(ReadExtents(Bytes(std::string(32, '\0')), 1, extents).ok());  // more than asked
   std::string record(16, '\0');
-  record[14] = 3;  // no such tier
+  record[14] = 4;  // no such tier
   EXPECT_FALSE(ReadExtents(Bytes(record), 1, extents).ok());
   EXPECT_TRUE(extents.empty());
 

@@ -124,7 +124,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "terrace_match_tokens": (_U32, [_P]),
     "terrace_match_chunk_count": (_SIZE, [_P]),
     "terrace_match_chunk": (_STATUS, [_P, _SIZE, c.POINTER(ChunkInfo)]),
-    "terrace_acquire": (_STATUS, [_P, _P, _P, _U32, c.c_uint8, _OUT]),
+    "terrace_acquire_in": (_STATUS, [_P, _P, _P, _U32, c.c_uint8, c.c_uint8, _OUT]),
     "terrace_lease_release": (None, [_P]),
     "terrace_lease_chunk_count": (_SIZE, [_P]),
     "terrace_lease_chunk": (_STATUS, [_P, _SIZE, c.POINTER(ChunkInfo)]),

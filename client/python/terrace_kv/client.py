@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from terrace_kv import blocks
 
 K, V = 0, 1
-TIERS = {0: "none", 1: "host", 2: "nvme"}
+TIERS = {0: "none", 1: "host", 2: "nvme", 3: "hbm"}
+MEMORIES = {"host": 0, "device": 1}
 
 
 def open(  # noqa: A001 - terrace_kv.open reads as it should
@@ -161,7 +162,7 @@ class Chunk:
     matched_tokens: int  # leading tokens of the object that are the prompt's
     object_tokens: int  # length of the token axis of its parts
     bytes: int  # of all parts
-    tier: str  # where the match found it: "host" or "nvme"
+    tier: str  # where the match found it: "hbm", "host" or "nvme"
     eta_us: int  # until it can be read, as the daemon estimates
     durable: bool  # on NVMe
     pinned: bool
@@ -454,19 +455,23 @@ class Client(Handle):
              len(extra), c.byref(handle))
         return Match(handle)
 
-    def acquire(self, model: Model, match: Match, *, ttl_s: float = 0, priority: int = 0) -> Lease:
+    def acquire(self, model: Model, match: Match, *, ttl_s: float = 0, priority: int = 0,
+                memory: str = "host") -> Lease:
         """Pins what was matched and starts bringing up what is not in memory, in layer order.
 
-        `ttl_s` 0 is the daemon's default; `priority` is 0 (demand) .. 4 (background). What was
-        evicted since the match shortens the lease's usable_tokens. Raises NotFound when nothing is
-        left, FailedPrecondition when it was stored with another layout, ResourceExhausted past the
-        tenant's limits.
+        `ttl_s` 0 is the daemon's default; `priority` is 0 (demand) .. 4 (background). `memory` is
+        "host", or "device" to have it in the HBM tier, where views then point to. What was evicted
+        since the match shortens the lease's usable_tokens. Raises NotFound when nothing is left,
+        FailedPrecondition when it was stored with another layout or there is no HBM tier,
+        ResourceExhausted past the tenant's limits.
         """
+        if memory not in MEMORIES:
+            raise errors.InvalidArgument(f'memory: {memory!r}; expected "host" or "device"')
         if not 0 <= priority <= 4:
             raise errors.InvalidArgument(f"priority: {priority}; expected 0 .. 4")
         handle = c.c_void_p()
-        call("terrace_acquire", self._h, model._h, match._h, _milliseconds("ttl_s", ttl_s),
-             priority, c.byref(handle))
+        call("terrace_acquire_in", self._h, model._h, match._h, _milliseconds("ttl_s", ttl_s),
+             priority, MEMORIES[memory], c.byref(handle))
         return Lease(handle, self, model)
 
     def begin_store(self, model: Model, tokens: Sequence[int] | np.ndarray, *, extra: bytes = b"",

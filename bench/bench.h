@@ -45,6 +45,7 @@ absl::StatusOr<std::vector<Row>> RunNvme(const Context& context);
 absl::StatusOr<std::vector<Row>> RunRestart(const Context& context);
 absl::StatusOr<std::vector<Row>> RunEndurance(const Context& context);
 absl::StatusOr<std::vector<Row>> RunHints(const Context& context);
+absl::StatusOr<std::vector<Row>> RunVictim(const Context& context);
 absl::StatusOr<std::vector<Row>> RunReplay(const Context& context);
 absl::StatusOr<std::vector<Row>> RunResize(const Context& context);
 absl::StatusOr<std::vector<Row>> RunMrc(const Context& context);

@@ -32,6 +32,7 @@ constexpr Suite kSuites[] = {
      RunResize},
     {"mrc", "the online miss-ratio curve against the exact one on real traces", RunMrc},
     {"hints", "a hinted prefix against one that was not; demand under useless hints", RunHints},
+    {"victim", "waiting for objects in HBM a tenth of the working set, against LRU", RunVictim},
     {"policy", "eviction policies at 1,000,000 objects against a bare linked list", RunPolicy},
 };
 

@@ -30,8 +30,9 @@ absl::Status WriteConfig(const std::string& path, const std::string& directory,
   std::ofstream file(path);
   file << "[server]\nsocket_path = \"" << socket_path << "\"\nstate_dir = \"" << directory
        << "/state\"\n\n[host]\ncapacity = " << config.host_bytes
-       << "\nheadroom = " << config.headroom_bytes << "\nverify = \"" << config.verify
-       << "\"\n\n[nvme]\nenabled = " << (config.nvme_bytes > 0 ? "true" : "false") << "\n";
+       << "\nheadroom = " << config.headroom_bytes << "\nverify = \"" << config.verify << "\"\n"
+       << config.host_keys << "\n[nvme]\nenabled = " << (config.nvme_bytes > 0 ? "true" : "false")
+       << "\n";
   if (config.nvme_bytes > 0) file << "capacity = " << config.nvme_bytes << "\n";
   file << config.nvme_keys << "\n[codec]\n" << config.codec_keys;
   file.flush();

@@ -21,7 +21,7 @@ struct DaemonConfig {
   uint64_t headroom_bytes = uint64_t{64} << 20;
   std::string verify = "crossing";
   uint64_t nvme_bytes = 0;            // 0: no NVMe tier
-  std::string nvme_keys, codec_keys;  // more lines of those tables
+  std::string host_keys, nvme_keys, codec_keys;  // more lines of those tables
   // Its directory is there before and stays: another may be started on it.
   bool keep_directory = false;
   double start_timeout_s = 15;

@@ -66,7 +66,7 @@ absl::StatusOr<LiveOptions::Change> LiveOptions::Reload(Options configured) cons
 }
 
 absl::Status LiveOptions::Find(std::string_view tier, std::string_view tenant) const {
-  if (tier == "hbm") {
+  if (tier == "hbm" && resolved_.hbm.enabled()) {
     return absl::FailedPreconditionError(
         "the HBM tier is taken at the start: set hbm.capacity and restart the daemon");
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+# Threads of llama.cpp that wait for each other by spinning take minutes when others want the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import llama_cpp
 import numpy as np
 import pytest

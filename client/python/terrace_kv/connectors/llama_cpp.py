@@ -20,21 +20,19 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import llama_cpp
 import numpy as np
 
-import terrace_kv
 from terrace_kv import Client, errors
 from terrace_kv.blocks import BlockLease, BlockSpace
+from terrace_kv.connectors.reconnecting import ReconnectingClient
 
 logger = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 64
 LOAD_TIMEOUT_S = 30.0
-RECONNECT_INTERVAL_S = 1.0
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64
 EDGE_BYTES = 1 << 20
@@ -260,11 +258,8 @@ class PromptCache:
         self._block_tokens = block_tokens
         self._cells = _Cells(llm, block_tokens)
         self._text = space_of(llm, model_id or model_identity(llm), block_tokens)
-        self._space: BlockSpace | None = client.blocks(self._text, [self._cells.block_bytes])
-        # A private daemon ends with the client that started it; a shared one comes back.
-        shared = client.daemon_pid == 0
-        self._address = (client.socket_path, client.tenant) if shared else None
-        self._next_connect_s = 0.0
+        self._client = ReconnectingClient(client, "llama.cpp")
+        self._space()
 
     def restore(self, tokens: Sequence[int] | np.ndarray) -> int:
         """Makes the context hold the longest prefix of a prompt that it holds already or that is
@@ -293,7 +288,7 @@ class PromptCache:
             return 0
         try:
             _refuse_images(llm)
-            space = self._connected()
+            space = self._space()
             keys = space.keys(self._names(llm.input_ids, blocks), self._salt)
             with space.begin(keys, cost_us=self._cost_us(blocks * self._block_tokens)) as store:
                 needed = np.flatnonzero(store.needed).tolist()
@@ -314,7 +309,7 @@ class PromptCache:
             return held
         try:
             _refuse_images(self._llm)
-            space = self._connected()
+            space = self._space()
             keys = space.keys(self._names(prompt, wanted)[first:], self._salt)
             with space.acquire(keys) as lease:
                 self._wait(lease)
@@ -370,18 +365,8 @@ class PromptCache:
         perf = llama_cpp.llama_perf_context(self._llm.ctx)
         return int(1000 * perf.t_p_eval_ms / perf.n_p_eval * tokens) if perf.n_p_eval > 0 else 0
 
-    def _connected(self) -> BlockSpace:
-        """Connects again to a daemon that went away. Raises Unavailable."""
-        if self._space is not None and self._space.client.alive:
-            return self._space
-        now = time.monotonic()
-        if self._address is None or now < self._next_connect_s:
-            raise errors.Unavailable("the daemon is gone")
-        self._next_connect_s = now + RECONNECT_INTERVAL_S
-        socket, tenant = self._address
-        client = terrace_kv.open(socket=socket, tenant=tenant, client_name="llama.cpp")
-        self._space = client.blocks(self._text, [self._cells.block_bytes])
-        return self._space
+    def _space(self) -> BlockSpace:
+        return self._client.space(self._text, self._cells.block_bytes)
 
     def _note(self, error: errors.TerraceError, what: str) -> None:
         self.stats.errors += 1

@@ -111,7 +111,7 @@ class RespConnection {
   RespRoom room_;
   uint64_t left_ = 0, taken_ = 0;
   uint32_t crc_ = 0;
-  int wake_bytes_ = 1;  // that have to be there for the socket to be readable
+  int wake_bytes_ = 1;         // that have to be there for the socket to be readable
   std::string command_error_;  // what the command is answered, its values being dropped
 
   uint64_t asked_since_us_ = 0;    // of what waits for room

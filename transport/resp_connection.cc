@@ -54,12 +54,21 @@ RespConnection::Next RespConnection::Unsent() const {
   return writable_ ? Next::kAgain : Next::kWait;
 }
 
+// Closed with bytes that nobody read, the connection would be reset, and the last reply lost.
+void RespConnection::Part() {
+  shutdown(fd_, SHUT_WR);
+  char nowhere[16 << 10];
+  for (int i = 0; i < 64 && recv(fd_, nowhere, sizeof nowhere, 0) > 0; ++i) {
+  }
+}
+
 RespConnection::Next RespConnection::Drive() {
   budget_ = kShareBytes;
   while (true) {
     const bool flush_first =
         sending_ || step_ == Step::kClosing || head_.size() - head_at_ > kFlushBytes;
     if (flush_first && Output() && !Flush()) return Unsent();
+    if (step_ == Step::kClosing) Part();
     if (gone_ || step_ == Step::kClosing) return Next::kClosed;
     bool more = false;
     switch (step_) {
@@ -340,7 +349,7 @@ void RespConnection::GotValue(RespValue value) {
 
 void RespConnection::Missed() {
   ++host_.stats().get_misses;
-  if (host_.options().lmcache && keys_.size() == 1) {
+  if (host_.options().lmcache && !array_) {
     head_ += host_.lmcache_sizes().MissLine(keys_[0]);
   } else {
     RespReply(head_).Nil(protocol_);

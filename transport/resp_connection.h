@@ -55,6 +55,7 @@ class RespConnection {
   Next Unsent() const;
   void Sent(size_t bytes);
   bool Fail();
+  void Part();
   bool Output() const { return head_at_ < head_.size() || sending_; }
   void StartValue();
   void AskForRoom();
@@ -117,6 +118,7 @@ class RespConnection {
   uint64_t asked_since_us_ = 0;    // of what waits for room
   std::vector<std::string> keys_;  // of GET and MGET
   size_t next_key_ = 0;
+  bool array_ = false;  // they are MGET's
 };
 
 }  // namespace terrace

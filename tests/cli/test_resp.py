@@ -297,16 +297,16 @@ def test_values_come_up_from_the_device_after_a_restart(directory):
         text = config.read().replace("[nvme]\n", '[nvme]\nadmission = "always"\n')
         config.seek(0)
         config.write(text)
-    with daemon.start(), Client(("127.0.0.1", port)) as client:
-        for key, value in values.items():
-            assert client("SET", key, b"old") == b"+OK"
-            assert client("SET", key, value) == b"+OK"
-        client.__exit__()
+    with daemon:
+        with Client(("127.0.0.1", port)) as client:
+            for key, value in values.items():
+                assert client("SET", key, b"old") == b"+OK"
+                assert client("SET", key, value) == b"+OK"
         daemon.stop()
         daemon.start()
-        with Client(("127.0.0.1", port)) as again:
-            assert again("EXISTS", *values) == len(values)
-            assert again("MGET", *values) == list(values.values())
+        with Client(("127.0.0.1", port)) as client:
+            assert client("EXISTS", *values) == len(values)
+            assert client("MGET", *values) == list(values.values())
 
 
 def test_misses_of_lmcache_are_as_long_as_headers(directory):

@@ -100,7 +100,8 @@ void RespConnection::Run(const std::string& name, std::vector<std::string> args)
   if (name == "DBSIZE" || name == "INFO") return AskFacts(name == "INFO");
   args.erase(args.begin());
   if (name == "GET" || name == "MGET") {
-    if (name == "MGET") RespReply(head_).Array(args.size());
+    array_ = name == "MGET";
+    if (array_) RespReply(head_).Array(args.size());
     keys_ = std::move(args);
     next_key_ = 0;
     asked_since_us_ = host_.now_us();

@@ -16,9 +16,9 @@ namespace {
 
 constexpr uint64_t kShareBytes = 2 << 20;  // one connection moves before another has its turn
 constexpr uint64_t kPieceBytes = 256
-                                 << 10;  // received at once: still in the cache for its checksum
-const uint64_t kWakeBytes = getenv("WB") ? atoi(getenv("WB")) : 256 << 10;
-constexpr size_t kSmallRead = 4 << 10;   // after a large value: what is read ahead is copied
+                                 << 10;     // received at once: still in the cache for its checksum
+constexpr uint64_t kWakeBytes = 512 << 10;  // of a value: fewer are not worth a thread's waking up
+constexpr size_t kSmallRead = 4 << 10;      // after a large value: what is read ahead is copied
 constexpr size_t kUsualRead = 16 << 10;
 constexpr uint64_t kLargeValue = 64 << 10;
 constexpr size_t kFlushBytes = 16 << 10;  // small replies wait for each other up to this
@@ -54,12 +54,21 @@ RespConnection::Next RespConnection::Unsent() const {
   return writable_ ? Next::kAgain : Next::kWait;
 }
 
+// Closed with bytes that nobody read, the connection would be reset, and the last reply lost.
+void RespConnection::Part() {
+  shutdown(fd_, SHUT_WR);
+  char nowhere[16 << 10];
+  for (int i = 0; i < 64 && recv(fd_, nowhere, sizeof nowhere, 0) > 0; ++i) {
+  }
+}
+
 RespConnection::Next RespConnection::Drive() {
   budget_ = kShareBytes;
   while (true) {
     const bool flush_first =
         sending_ || step_ == Step::kClosing || head_.size() - head_at_ > kFlushBytes;
     if (flush_first && Output() && !Flush()) return Unsent();
+    if (step_ == Step::kClosing) Part();
     if (gone_ || step_ == Step::kClosing) return Next::kClosed;
     bool more = false;
     switch (step_) {
@@ -340,7 +349,7 @@ void RespConnection::GotValue(RespValue value) {
 
 void RespConnection::Missed() {
   ++host_.stats().get_misses;
-  if (host_.options().lmcache && keys_.size() == 1) {
+  if (host_.options().lmcache && !array_) {
     head_ += host_.lmcache_sizes().MissLine(keys_[0]);
   } else {
     RespReply(head_).Nil(protocol_);

@@ -55,6 +55,7 @@ class RespConnection {
   Next Unsent() const;
   void Sent(size_t bytes);
   bool Fail();
+  void Part();
   bool Output() const { return head_at_ < head_.size() || sending_; }
   void StartValue();
   void AskForRoom();
@@ -111,12 +112,13 @@ class RespConnection {
   RespRoom room_;
   uint64_t left_ = 0, taken_ = 0;
   uint32_t crc_ = 0;
-  int wake_bytes_ = 1;  // that have to be there for the socket to be readable
+  int wake_bytes_ = 1;         // that have to be there for the socket to be readable
   std::string command_error_;  // what the command is answered, its values being dropped
 
   uint64_t asked_since_us_ = 0;    // of what waits for room
   std::vector<std::string> keys_;  // of GET and MGET
   size_t next_key_ = 0;
+  bool array_ = false;  // they are MGET's
 };
 
 }  // namespace terrace

@@ -41,7 +41,8 @@ std::string RespLmcacheSizes::MissLine(std::string_view key) const {
   // "-" in place of "$", and the same number of characters.
   std::string line = "-MISS";
   line.resize(1 + std::to_string(bytes).size(), '_');
-  return line + "\r\n";
+  line += "\r\n";
+  return line;
 }
 
 }  // namespace terrace

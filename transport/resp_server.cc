@@ -42,6 +42,7 @@ constexpr uint64_t kListenerId = 0, kMailId = 1, kFirstClientId = 2;  // as epol
 constexpr int kBacklog = 511;
 constexpr int kMaxEvents = 256;
 constexpr int kSweepMs = 1000;
+constexpr int kOrderMs = 2;  // that what nobody waits for may wait for company to the loop
 // A peer that vanished without a word is found after about a minute and a half.
 constexpr int kKeepIdleS = 60, kKeepIntervalS = 10, kKeepCount = 3;
 
@@ -155,6 +156,7 @@ class RespServerImpl final : public RespServer, public RespHost {
         exchange->Deliver({connection, std::move(answer)});
       });
     });
+    urgent_ = true;
   }
   void Tell(Order order) override { outbox_.push_back(std::move(order)); }
   void WakeAfter(uint64_t connection, uint32_t ms) override {
@@ -198,7 +200,8 @@ class RespServerImpl final : public RespServer, public RespHost {
   RespLmcacheSizes lmcache_sizes_;
   uint64_t last_id_ = kFirstClientId;
   uint64_t now_us_ = NowUs();
-  uint64_t swept_us_ = now_us_;
+  uint64_t swept_us_ = now_us_, sent_us_ = 0;
+  bool urgent_ = false;  // somebody waits for an order in the outbox
 };
 
 void RespServerImpl::RunThread() {
@@ -230,6 +233,7 @@ void RespServerImpl::RunThread() {
 
 int RespServerImpl::TimeoutMs() const {
   if (!again_.empty()) return 0;
+  if (!outbox_.empty()) return kOrderMs;
   if (timers_.empty()) return kSweepMs;
   const uint64_t now_us = NowUs();
   if (timers_.top().at_us <= now_us) return 0;
@@ -318,6 +322,9 @@ void RespServerImpl::Sweep() {
 // All of a round in one go: a hop to the loop costs about as much as the calls.
 void RespServerImpl::SendOrders() {
   if (outbox_.empty()) return;
+  if (!urgent_ && now_us_ - sent_us_ < kOrderMs * 1000) return;
+  urgent_ = false;
+  sent_us_ = now_us_;
   post_([exchange = exchange_, orders = std::exchange(outbox_, {})]() mutable {
     if (exchange->service == nullptr) return;
     exchange->collecting = true;

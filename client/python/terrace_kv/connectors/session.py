@@ -34,8 +34,8 @@ def connect(socket: str | None, tenant: str | None, client_name: str) -> Client:
 
 
 class BlockSession:
-    """Spaces of blocks while there is a daemon, nothing while there is none. After lost() a thread
-    of its own connects anew, so that no caller ever waits for a daemon. Any thread."""
+    """Spaces of blocks while there is a daemon, nothing while there is none. A thread of its own sees
+    that the daemon is gone and connects anew, so that no caller ever waits for one. Any thread."""
 
     def __init__(self, open_client: Callable[[], Client], layouts: Sequence[SpaceLayout]) -> None:
         """Connects at once: raises what `open_client` and Client.blocks() raise."""
@@ -43,17 +43,15 @@ class BlockSession:
         self._layouts = tuple(layouts)
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._reconnects = 0
-        self._spaces: tuple[BlockSpace, ...] | None = self._connect()
+        self._client: Client | None = None
+        self._spaces: tuple[BlockSpace, ...] | None = None
+        self._connect()
+        threading.Thread(target=self._watch, name="terrace-session", daemon=True).start()
 
     @property
     def spaces(self) -> tuple[BlockSpace, ...] | None:
         """One a layout; None while there is no daemon. Never waits."""
         return self._spaces
-
-    @property
-    def reconnects(self) -> int:
-        return self._reconnects
 
     def lost(self, error: errors.TerraceError, spaces: tuple[BlockSpace, ...]) -> None:
         """To be told of every error of a call: one that cost the client its session says that
@@ -61,40 +59,38 @@ class BlockSession:
         if spaces[0].client.alive and not isinstance(error, errors.Unavailable):
             return
         with self._lock:
-            if self._spaces is not spaces or self._closed.is_set():
+            if self._spaces is not spaces:
                 return
             self._spaces = None
         _log.warning("terrace: no daemon, so KV is computed until it is back: %s", error)
-        threading.Thread(target=self._reconnect, name="terrace-reconnect", daemon=True).start()
 
     def close(self) -> None:
         """Ends the session; `spaces` is None from now on."""
         self._closed.set()
         with self._lock:
-            spaces, self._spaces = self._spaces, None
-        if spaces:
-            spaces[0].client.close()
+            self._client = self._spaces = None
 
-    def _connect(self) -> tuple[BlockSpace, ...]:
+    def _connect(self) -> None:
         client = self._open()
         try:
-            return tuple(client.blocks(each.space, each.part_bytes) for each in self._layouts)
+            spaces = tuple(client.blocks(each.space, each.part_bytes) for each in self._layouts)
         except errors.TerraceError:
             client.close()
             raise
+        with self._lock:
+            # The one before closes when the last that uses it, maybe in a call now, lets go of it.
+            if not self._closed.is_set():
+                self._client, self._spaces = client, spaces
 
-    def _reconnect(self) -> None:
+    def _watch(self) -> None:
         while not self._closed.wait(RETRY_S):
+            client, spaces = self._client, self._spaces
+            if client is None or (spaces is not None and client.alive):
+                continue
+            if spaces is not None:
+                self.lost(errors.Unavailable("the daemon has ended"), spaces)
             try:
-                spaces = self._connect()
+                self._connect()
             except errors.TerraceError:
                 continue
-            with self._lock:
-                if not self._closed.is_set():
-                    self._spaces, spaces = spaces, ()
-                    self._reconnects += 1
-            if spaces:
-                spaces[0].client.close()
-            else:
-                _log.warning("terrace: the daemon is back")
-            return
+            _log.warning("terrace: the daemon is back")

@@ -1,0 +1,56 @@
+"""A server of LMCache, and what vLLM must be told to use it: the reference of loading figures."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+START_TIMEOUT_S = 120
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class LmcacheServer:
+    """Its best setting on a CPU: chunks of vLLM's block size, moved by the server through shared
+    memory."""
+
+    def __init__(self, directory: pathlib.Path, chunk_tokens: int = 128) -> None:
+        self.port, self._http_port = _free_port(), _free_port()
+        self._log_path = directory / "lmcache.log"
+        with open(self._log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [str(pathlib.Path(sys.executable).with_name("lmcache")), "server",
+                 "--l1-size-gb", "2", "--l1-init-size-gb", "2", "--no-l1-use-lazy",
+                 "--supported-transfer-mode", "auto", "--chunk-size", str(chunk_tokens),
+                 "--eviction-policy", "LRU", "--port", str(self.port),
+                 "--http-port", str(self._http_port)], stdout=log, stderr=log)
+
+    def __enter__(self) -> LmcacheServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def ready(self) -> LmcacheServer:
+        end = time.monotonic() + START_TIMEOUT_S
+        while True:
+            assert self.process.poll() is None and time.monotonic() < end, self._log_path.read_text()
+            try:
+                socket.create_connection(("127.0.0.1", self._http_port), 1).close()
+                return self
+            except OSError:
+                time.sleep(0.2)
+
+    def transfer(self) -> dict:
+        """KVTransferConfig for this server."""
+        return {"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both",
+                "kv_connector_extra_config": {"lmcache.mp.port": self.port,
+                                              "lmcache.mp.mp_transfer_mode": "lmcache_driven"}}

@@ -1,5 +1,6 @@
-"""What SGLang publishes of a HiCache storage backend, restated from its interface of late 2026: names,
-arguments and results, and a host pool that lays pages out as SGLang's do. SGLang itself is not here."""
+"""What SGLang publishes of a HiCache storage backend, restated from its interface of late 2026:
+names, arguments and results, and a host pool that lays pages out as SGLang's do. SGLang itself is
+not here."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""A prompt cache for llama.cpp, through llama-cpp-python: KV outlives the process and is shared by all
-processes of a node that run the same model.
+"""A prompt cache for llama.cpp, through llama-cpp-python: KV outlives the process and is shared by
+all processes of a node that run the same model.
 
-    llm = CachedLlama(model_path="model.gguf", n_ctx=4096, client=terrace_kv.open("/var/tmp/cache"))
+    llm = CachedLlama(model_path="model.gguf", n_ctx=4096,
+                      open_client=lambda: terrace_kv.open("/var/tmp/cache"))
     llm("Once upon a time", max_tokens=64)   # and everything else a Llama does
 
 The longest stored prefix of a prompt is restored and the rest computed; what was computed is stored
 when the answer ends. An answer never depends on the store: without it, it takes longer.
 
 KV is kept in blocks of tokens, each the state that llama.cpp itself writes of a range of a sequence
-(llama_state_seq_get_data), straight to and from memory shared with the daemon. Prompts share the blocks
-they have in common, and a prompt that grows stores what it grew by.
+(llama_state_seq_get_data), straight to and from memory shared with the daemon. Prompts share the
+blocks they have in common, and a prompt that grows stores what it grew by.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import llama_cpp
 import numpy as np
 
 from terrace_kv import Client, errors
-from terrace_kv.blocks import BlockLease, BlockSpace
-from terrace_kv.connectors.reconnecting import ReconnectingClient
+from terrace_kv.blocks import BlockLease
+from terrace_kv.connectors.session import BlockSession, SpaceLayout
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,9 @@ class Stats:
 
 
 def file_identity(path: str | os.PathLike[str]) -> str:
-    """A digest of a file's size, its first and last MiB, and 64 samples of 64 KiB between them: models
-    that were trained differently differ in every tensor, and hashing all of one takes as long as
-    loading it."""
+    """A digest of a file's size, its first and last MiB, and 64 samples of 64 KiB between them:
+    models that were trained differently differ in every tensor, and hashing all of one takes as
+    long as loading it."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -69,8 +70,8 @@ def file_identity(path: str | os.PathLike[str]) -> str:
 
 
 def model_identity(llm: llama_cpp.Llama) -> str:
-    """file_identity of the GGUF file and its metadata. Raises InvalidArgument for a model in several
-    files, which needs a name."""
+    """file_identity of the GGUF file and its metadata. Raises InvalidArgument for a model in
+    several files, which needs a name."""
     files = int(llm.metadata.get("split.count", "1") or 1)
     if files > 1:
         raise errors.InvalidArgument(
@@ -122,7 +123,7 @@ def _refuse_unless_ranges_stand_alone(llm: llama_cpp.Llama) -> None:
 
 def _refuse_images(llm: llama_cpp.Llama) -> None:
     if hasattr(llm.chat_handler, "clip_model_path"):
-        raise errors.InvalidArgument("llm: with a chat_handler for images, KV is not that of tokens")
+        raise errors.InvalidArgument("llm: with a chat_handler for images, KV is not of tokens")
 
 
 class _Cells:
@@ -152,7 +153,7 @@ class _Cells:
             self.load(0, halves.values())
             self._get(again)
         except errors.Internal as error:
-            raise errors.InvalidArgument(f"llm: its state cannot be taken apart: {error}") from error
+            raise errors.InvalidArgument(f"llm: its state cannot be cut: {error}") from error
         if not np.array_equal(both, again):
             raise errors.InvalidArgument("llm: its state differs when it was taken apart")
         self._remove(SEQUENCE)
@@ -233,17 +234,19 @@ def _bytes_at(array: np.ndarray) -> c.POINTER(c.c_uint8):
 
 
 class PromptCache:
-    """Restores and stores the KV of a Llama. One a Llama; not thread-safe, as a Llama is not. Weights
-    and adapter are identified when it is made.
+    """Restores and stores the KV of a Llama. One a Llama; not thread-safe, as a Llama is not.
+    Weights and adapter are identified when it is made.
 
-    Whoever evaluates tokens with a Llama calls restore() before and store() after; CachedLlama does."""
+    Whoever evaluates tokens with a Llama calls restore() before and store() after, as CachedLlama
+    does."""
 
-    def __init__(self, llm: llama_cpp.Llama, client: Client, *, model_id: str | None = None,
-                 block_tokens: int = BLOCK_TOKENS, salt: bytes = b"") -> None:
-        """Made before the first prompt: what the context held is dropped. `model_id` names weights
-        and revision where reading samples of the file is not wanted. `block_tokens` is the grain at
-        which prompts share; other sizes share nothing. `salt` separates users that must not know
-        what others asked.
+    def __init__(self, llm: llama_cpp.Llama, open_client: Callable[[], Client], *,
+                 model_id: str | None = None, block_tokens: int = BLOCK_TOKENS,
+                 salt: bytes = b"") -> None:
+        """Made before the first prompt: what the context held is dropped. `open_client` is called
+        now, and again when the daemon is lost. `model_id` names weights and revision where reading
+        samples of the file is not wanted. `block_tokens` is the grain at which prompts share; other
+        sizes share nothing. `salt` separates users that must not know what others asked.
 
         Raises InvalidArgument naming what is not supported about the model or its context, and what
         the daemon answers.
@@ -257,9 +260,9 @@ class PromptCache:
         self._salt = salt
         self._block_tokens = block_tokens
         self._cells = _Cells(llm, block_tokens)
-        self._text = space_of(llm, model_id or model_identity(llm), block_tokens)
-        self._client = ReconnectingClient(client, "llama.cpp")
-        self._space()
+        text = space_of(llm, model_id or model_identity(llm), block_tokens)
+        self._session = BlockSession(open_client,
+                                     [SpaceLayout(text, (self._cells.block_bytes,))])
 
     def restore(self, tokens: Sequence[int] | np.ndarray) -> int:
         """Makes the context hold the longest prefix of a prompt that it holds already or that is
@@ -284,11 +287,12 @@ class PromptCache:
         bytes written. A failure is counted and logged, never raised."""
         llm = self._llm
         blocks = llm.n_tokens // self._block_tokens
-        if blocks == 0:
+        spaces = self._session.spaces
+        if blocks == 0 or spaces is None:
             return 0
         try:
             _refuse_images(llm)
-            space = self._space()
+            space = spaces[0]
             keys = space.keys(self._names(llm.input_ids, blocks), self._salt)
             with space.begin(keys, cost_us=self._cost_us(blocks * self._block_tokens)) as store:
                 needed = np.flatnonzero(store.needed).tolist()
@@ -298,18 +302,26 @@ class PromptCache:
                 written = store.commit().stored_bytes
         except errors.TerraceError as error:
             self._note(error, "store")
+            self._session.lost(error, spaces)
             return 0
         self.stats.stored_bytes += written
         return written
 
+    def close(self) -> None:
+        """Ends the session with the daemon: nothing is restored or stored from now on."""
+        self._session.close()
+
     def _restore_blocks(self, prompt: np.ndarray, held: int) -> int:
-        """Tokens that the context holds after it was given what is stored behind the `held` ones."""
+        """Tokens that the context holds once it has what is stored behind the `held` ones."""
         first, wanted = held // self._block_tokens, (len(prompt) - 1) // self._block_tokens
         if first >= wanted:
             return held
+        spaces = self._session.spaces
+        if spaces is None:
+            return held
         try:
             _refuse_images(self._llm)
-            space = self._space()
+            space = spaces[0]
             keys = space.keys(self._names(prompt, wanted)[first:], self._salt)
             with space.acquire(keys) as lease:
                 self._wait(lease)
@@ -320,6 +332,7 @@ class PromptCache:
             pass
         except errors.TerraceError as error:
             self._note(error, "restore")
+            self._session.lost(error, spaces)
         return held
 
     def _wait(self, lease: BlockLease) -> None:
@@ -365,9 +378,6 @@ class PromptCache:
         perf = llama_cpp.llama_perf_context(self._llm.ctx)
         return int(1000 * perf.t_p_eval_ms / perf.n_p_eval * tokens) if perf.n_p_eval > 0 else 0
 
-    def _space(self) -> BlockSpace:
-        return self._client.space(self._text, self._cells.block_bytes)
-
     def _note(self, error: errors.TerraceError, what: str) -> None:
         self.stats.errors += 1
         logger.warning("terrace: %s failed, generation goes on without it: %s", what, error)
@@ -376,12 +386,13 @@ class PromptCache:
 class CachedLlama(llama_cpp.Llama):
     """A Llama whose prompts are restored from the store, and stored with their answers."""
 
-    def __init__(self, *args: object, client: Client, model_id: str | None = None,
-                 block_tokens: int = BLOCK_TOKENS, salt: bytes = b"", **kwargs: object) -> None:
-        """As Llama, and `client` and the rest as PromptCache."""
+    def __init__(self, *args: object, open_client: Callable[[], Client],
+                 model_id: str | None = None, block_tokens: int = BLOCK_TOKENS, salt: bytes = b"",
+                 **kwargs: object) -> None:
+        """As Llama, and `open_client` and the rest as PromptCache."""
         super().__init__(*args, **kwargs)
-        self.prompt_cache = PromptCache(self, client, model_id=model_id, block_tokens=block_tokens,
-                                        salt=salt)
+        self.prompt_cache = PromptCache(self, open_client, model_id=model_id,
+                                        block_tokens=block_tokens, salt=salt)
 
     def generate(self, tokens: Sequence[int], *args: object, **kwargs: object):
         """As Llama.generate."""

@@ -1,17 +1,18 @@
-"""A storage backend of SGLang's hierarchical cache (HiCache): pages that leave its host pool are kept by
-the daemon of the node, across restarts, for all SGLang processes that serve the same model.
+"""A storage backend of SGLang's hierarchical cache (HiCache): pages that leave its host pool are
+kept by the daemon of the node, across restarts, for all SGLang processes that serve the same model.
 
     --hicache-storage-backend dynamic --hicache-storage-backend-extra-config '{
         "backend_name": "terrace", "module_path": "terrace_kv.connectors.sglang",
-        "class_name": "TerraceHiCache", "interface_v1": 1, "terrace_model": "<weights and revision>"}'
+        "class_name": "TerraceHiCache", "interface_v1": 1, "terrace_model": "<name and revision>"}'
 
 Pages are blocks under SGLang's own page hashes. They are copied between shared memory and the host
-pool in place, one C call a batch. SGLang calls from threads that it does not start again: a failure is
-an answer here (nothing found, nothing read, not stored), and never an exception.
+pool in place, one C call a batch. SGLang calls from threads that it does not start again: a failure
+is an answer here (nothing found, nothing read, not stored), and never an exception.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,9 @@ import torch
 from sglang.srt.mem_cache import hicache_storage
 
 import terrace_kv
-from terrace_kv import errors
+from terrace_kv import Client, errors
 from terrace_kv.blocks import BlockLease, BlockSpace, pieces
-from terrace_kv.connectors.reconnecting import ReconnectingClient
+from terrace_kv.connectors.session import BlockSession, SpaceLayout
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,8 +43,9 @@ POOL_FIELDS = ("layout", "page_size", "dtype", "layer_num", "start_layer", "end_
 class _Pool:
     """A host pool of SGLang, and where its pages are stored."""
 
-    def __init__(self, host_pool: object, text: str, client: ReconnectingClient) -> None:
-        """Raises InvalidArgument for a pool whose pages cannot be taken as bytes."""
+    def __init__(self, host_pool: object, text: str, open_client: Callable[[], Client]) -> None:
+        """Raises InvalidArgument for a pool whose pages cannot be taken as bytes, and what
+        `open_client` raises."""
         self.host_pool = host_pool
         self.page_tokens = int(getattr(host_pool, "page_size", 1) or 1)
         try:
@@ -51,11 +53,7 @@ class _Pool:
         except NotImplementedError as error:
             raise errors.InvalidArgument(f"host pool: {error}") from error
         self.page_bytes = page.numel() * page.element_size()
-        self._text = text
-        self._client = client
-
-    def space(self) -> BlockSpace:
-        return self._client.space(self._text, self.page_bytes)
+        self.session = BlockSession(open_client, [SpaceLayout(text, (self.page_bytes,))])
 
     def pieces(self, pages: int, host_indices: torch.Tensor) -> np.ndarray:
         """Where the pages are: for each, the runs of bytes that SGLang names, in its order. Raises
@@ -87,9 +85,10 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
             raise errors.InvalidArgument(
                 "terrace_model: SGLang gives no model name; expected a text that names the weights")
         self._salt = options.get("terrace_salt", "").encode()
-        self._client = ReconnectingClient(
-            terrace_kv.open(socket=options.get("terrace_socket"),
-                            tenant=options.get("terrace_tenant"), client_name="sglang"), "sglang")
+        self._open = functools.partial(
+            terrace_kv.open, socket=options.get("terrace_socket"),
+            tenant=options.get("terrace_tenant"), client_name="sglang")
+        self._open().close()
         self._pools: dict[str, _Pool] = {}
 
     def register_mem_pool_host(self, mem_pool_host: object) -> None:
@@ -154,7 +153,8 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
             target_sizes: object | None = None) -> torch.Tensor | None:
         return self.batch_get([key], [target_location])[0]
 
-    def batch_get(self, keys: list[str], target_locations: Sequence[torch.Tensor | None] | None = None,
+    def batch_get(self, keys: list[str],
+                  target_locations: Sequence[torch.Tensor | None] | None = None,
                   target_sizes: object | None = None) -> list[torch.Tensor | None]:
         targets = [self.mem_pool_host.get_dummy_flat_data_page() if target is None else target
                    for target in target_locations or [None] * len(keys)]
@@ -162,7 +162,8 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
         return [target if ok else None for target, ok in zip(targets, done)]
 
     def set(self, key: str, value: torch.Tensor | None = None,
-            target_location: torch.Tensor | None = None, target_sizes: object | None = None) -> bool:
+            target_location: torch.Tensor | None = None,
+            target_sizes: object | None = None) -> bool:
         return self.batch_set([key], [target_location if value is None else value])
 
     def batch_set(self, keys: list[str], values: Sequence[torch.Tensor] | None = None,
@@ -178,7 +179,8 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
         return False
 
     def close(self) -> None:
-        self._client.close()
+        for pool in self._pools.values():
+            pool.session.close()
 
     def _add_pool(self, name: str, host_pool: object) -> None:
         config = self._config
@@ -192,17 +194,15 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
         for field in POOL_FIELDS:
             meaning[field] = getattr(host_pool, field, None)
         text = json.dumps(meaning, sort_keys=True, default=str)
-        pool = _Pool(host_pool, text, self._client)
-        pool.space()
-        self._pools[name] = pool
+        if name in self._pools:
+            self._pools[name].session.close()
+        self._pools[name] = _Pool(host_pool, text, self._open)
 
     def _there(self, name: str, keys: list[str]) -> np.ndarray:
         """bool [keys]: the page is stored."""
-        def find() -> np.ndarray:
-            space = self._pools[name].space()
+        def find(pool: _Pool, space: BlockSpace) -> np.ndarray:
             return space.find(self._keys(space, keys))["tier"] != 0
-        nothing = np.zeros(len(keys), bool)
-        return _attempt(nothing, find) if keys else nothing
+        return self._attempt(name, keys, np.zeros(len(keys), bool), find)
 
     def _move(self, move: Callable[..., list[bool]], transfer: object) -> list[bool]:
         keys = list(transfer.keys or [])
@@ -212,23 +212,20 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
     def _read(self, name: str, keys: list[str],
               places: Callable[[_Pool], np.ndarray]) -> list[bool]:
         """Whether each page was read to its place; none behind one that was not."""
-        def read() -> list[bool]:
-            pool = self._pools[name]
-            to, space = places(pool), pool.space()
+        def read(pool: _Pool, space: BlockSpace) -> list[bool]:
+            to = places(pool)
             with space.acquire(self._keys(space, keys)) as lease:
                 usable = _wait(lease)
                 lease.scatter(to[to["block"] < usable])
                 # What was read after the lease ran out may have been overwritten.
                 return [i < usable and not lease.expired for i in range(len(keys))]
-        return _attempt([False] * len(keys), read) if keys else []
+        return self._attempt(name, keys, [False] * len(keys), read)
 
     def _write(self, name: str, keys: list[str],
                places: Callable[[_Pool], np.ndarray]) -> list[bool]:
         """Whether each page is stored, now or since earlier."""
-        def write() -> list[bool]:
-            pool = self._pools[name]
-            source, space = places(pool), pool.space()
-            names = self._keys(space, keys)
+        def write(pool: _Pool, space: BlockSpace) -> list[bool]:
+            source, names = places(pool), self._keys(space, keys)
             with space.begin(names) as store:
                 store.gather(source)  # skips what is there
                 report = store.commit()
@@ -237,22 +234,30 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
             logger.warning("terrace: %d of %d pages were not stored: %s", report.failed, len(keys),
                            report.why)
             return (space.find(names)["tier"] != 0).tolist()
-        return _attempt([False] * len(keys), write) if keys else []
+        return self._attempt(name, keys, [False] * len(keys), write)
 
     def _keys(self, space: BlockSpace, keys: list[str]) -> np.ndarray:
         return space.keys([key.encode() for key in keys], self._salt)
 
-
-def _attempt(otherwise: T, work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except errors.NotFound:
-        pass
-    except errors.Unavailable as error:
-        logger.warning("terrace: %s", error)
-    except Exception:  # noqa: BLE001 - it would end a thread of SGLang for good
-        logger.exception("terrace: pages were not read, stored or looked for")
-    return otherwise
+    def _attempt(self, name: str, keys: list[str], otherwise: T,
+                 work: Callable[[_Pool, BlockSpace], T]) -> T:
+        pool = self._pools.get(name)
+        if pool is None:
+            logger.error("terrace: the pool %s was not registered", name)
+            return otherwise
+        spaces = pool.session.spaces
+        if not keys or spaces is None:
+            return otherwise
+        try:
+            return work(pool, spaces[0])
+        except errors.NotFound:
+            pass
+        except errors.TerraceError as error:
+            logger.warning("terrace: pages were not read, stored or looked for: %s", error)
+            pool.session.lost(error, spaces)
+        except Exception:  # noqa: BLE001 - it would end a thread of SGLang for good
+            logger.exception("terrace: pages were not read, stored or looked for")
+        return otherwise
 
 
 def _options(given: Mapping[str, object]) -> dict[str, str]:
@@ -279,8 +284,8 @@ def _pieces_of(pages: Sequence[torch.Tensor], page_bytes: int) -> np.ndarray:
         if page.numel() * page.element_size() != page_bytes or not page.is_contiguous():
             raise errors.InvalidArgument(
                 f"page: {page.dtype} {list(page.shape)}; expected {page_bytes} bytes in one run")
-    return pieces(np.arange(len(pages)), 1, np.array([page.data_ptr() for page in pages], np.uint64),
-                  page_bytes)
+    addresses = np.array([page.data_ptr() for page in pages], np.uint64)
+    return pieces(np.arange(len(pages)), 1, addresses, page_bytes)
 
 
 def _wait(lease: BlockLease) -> int:

@@ -262,7 +262,7 @@ constexpr std::array<OptionKey, 13> kTenantKeys = {{
 #undef TERRACE_MEMBER
 #undef TERRACE_TENANT
 
-constexpr std::array<OptionSection, 9> kSections = {{
+constexpr std::array<OptionSection, 10> kSections = {{
     {"server", "The daemon itself.", false, kServerKeys},
     {"limits",
      "What one client may ask for. Past a limit the caller is told \"resource exhausted\" at once "

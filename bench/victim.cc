@@ -124,11 +124,18 @@ class Engine {
         }
       }
       const double start = NowSeconds();
-      std::vector<Lease> leases;
-      if (absl::Status s = Acquire(wanted, leases); !s.ok()) return s;
+      const AcquireOptions options{0, 0, LeaseMemory::kDevice};
+      auto lease = client_->AcquireBlocks(model_, Keys(wanted), options);
+      if (!lease.ok()) return lease.status();
+      if (absl::Status s = lease->WaitAll(); !s.ok()) return s;
       if (request >= kWarmUpRequests) waited += NowSeconds() - start;
+      if (const uint32_t there = lease->usable_chunks(); there != wanted.size()) {
+        const auto rest = client_->AcquireBlocks(model_, Keys({wanted[there]}), options);
+        return absl::InternalError(absl::StrCat("only ", there, " objects of request ", request,
+                                                " were there: ", rest.status().ToString()));
+      }
       for (size_t i = 0; i < wanted.size(); ++i) {
-        if (absl::Status s = Check(leases[i], wanted[i]); !s.ok()) return s;
+        if (absl::Status s = Check(*lease, i, wanted[i]); !s.ok()) return s;
       }
       std::this_thread::sleep_for(kCompute);
     }
@@ -147,7 +154,13 @@ class Engine {
  private:
   explicit Engine(const Variant& variant) : variant_(variant) {}
 
-  ObjectKey Key(uint32_t object) const { return client_->KeyFor(absl::StrCat("victim ", object)); }
+  std::vector<ObjectKey> Keys(const std::vector<uint32_t>& objects) const {
+    std::vector<ObjectKey> keys;
+    for (const uint32_t object : objects) {
+      keys.push_back(client_->BlockKey(model_, "", absl::StrCat(object)));
+    }
+    return keys;
+  }
 
   static void FillBytes(uint32_t object, std::vector<uint8_t>& bytes) {
     uint64_t word = object;
@@ -158,21 +171,26 @@ class Engine {
   }
 
   absl::Status Fill() {
+    auto model = client_->RegisterBlocks({"terrace-bench victim", {kObjectBytes}});
+    if (!model.ok()) return model.status();
+    model_ = *std::move(model);
     std::vector<uint8_t> bytes(kObjectBytes);
     for (uint32_t object = 0; object < kObjects; ++object) {
       FillBytes(object, bytes);
-      if (absl::Status s = client_->Put(Key(object), bytes); !s.ok()) return s;
+      auto store = client_->BeginBlocks(model_, Keys({object}));
+      if (!store.ok()) return store.status();
+      absl::Status written = store->Write(0, 1, bytes.data(), bytes.size());
+      if (written.ok()) written = store->Commit();
+      if (!written.ok()) return written;
       // Before it has to leave host memory.
-      if (object % 32 == 31) {
-        if (absl::Status s = client_->Flush(); !s.ok()) return s;
-      }
+      if (object % 32 != 31) continue;
+      if (absl::Status s = client_->Flush(); !s.ok()) return s;
     }
     return client_->Flush();
   }
 
   absl::Status Announce(uint64_t number, const std::vector<uint32_t>& objects) {
-    std::vector<ObjectKey> keys;
-    for (const uint32_t object : objects) keys.push_back(Key(object));
+    const std::vector<ObjectKey> keys = Keys(objects);
     ExpectedRead read;
     read.request_id = number;
     read.order = static_cast<uint32_t>(number);
@@ -181,21 +199,8 @@ class Engine {
     return report.ok() ? report->why : report.status();
   }
 
-  // As an engine does: all are asked for, then all are waited for.
-  absl::Status Acquire(const std::vector<uint32_t>& objects, std::vector<Lease>& leases) {
-    for (const uint32_t object : objects) {
-      auto lease = client_->Get(Key(object), {0, 0, LeaseMemory::kDevice});
-      if (!lease.ok()) return lease.status();
-      leases.push_back(*std::move(lease));
-    }
-    for (Lease& lease : leases) {
-      if (absl::Status s = lease.WaitAll(); !s.ok()) return s;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Check(Lease& lease, uint32_t object) {
-    const auto bytes = lease.RawPart(0, 1);
+  absl::Status Check(Lease& lease, size_t block, uint32_t object) {
+    const auto bytes = lease.RawPart(block, 1);
     if (!bytes.ok()) return bytes.status();
     expected_.resize(kObjectBytes);
     FillBytes(object, expected_);
@@ -204,6 +209,7 @@ class Engine {
   }
 
   const Variant variant_;
+  Model model_;
   std::unique_ptr<PrivateDaemon> daemon_;
   std::unique_ptr<Client> client_;
   std::vector<uint8_t> expected_;

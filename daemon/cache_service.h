@@ -116,7 +116,7 @@ class CacheService final : public Service {
   AcquireResult AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
                            const AcquireOptions& options, uint64_t batch, Lease& lease);
   bool LoadFailed(ObjectId id, bool on_device) const;
-  TierId TierOf(ObjectId id) const;
+  TierId SourceOf(ObjectId id, bool on_device) const;
   uint64_t DeadlineUs(const Session& session, uint32_t ttl_ms) const;
   void EndLease(Session& session, const Lease& lease);
   void DropReservation(ObjectId id);
@@ -129,6 +129,7 @@ class CacheService final : public Service {
   // Bytes on the device for a byte of the object: below 1 where objects are encoded.
   double StoredShare() const;
   ExtentInfo Describe(const Session& session, ObjectId id, uint64_t stored_before) const;
+  uint64_t AddMemoryTiers(StatusReply& reply) const;
   ObjectInfo Detail(ObjectId id) const;
   absl::Status Limit(const std::string& message);
   absl::Status Apply(LiveOptions::Change change);

@@ -38,11 +38,13 @@ bool CacheService::LoadFailed(ObjectId id, bool on_device) const {
   return entry.host != nullptr && !entry.host->ready && !mover_.loading(id);
 }
 
-// The fastest that has all of it.
-TierId CacheService::TierOf(ObjectId id) const {
+// Where a lease finds all of it, in its own memory if it is there.
+TierId CacheService::SourceOf(ObjectId id, bool on_device) const {
   const Entry& entry = catalog_.at(id);
-  if (entry.in_device && mover_.OnDevice(id)->ready()) return TierId::kHbm;
-  return entry.host != nullptr && entry.host->ready ? TierId::kHost : TierId::kNvme;
+  const bool above = entry.in_device && mover_.OnDevice(id)->ready();
+  const bool in_host = entry.host != nullptr && entry.host->ready;
+  if (above && (on_device || !in_host)) return TierId::kHbm;
+  return in_host ? TierId::kHost : TierId::kNvme;
 }
 
 AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
@@ -66,7 +68,7 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
         absl::StrCat(key.ToHex(), ": a read failed and its readers have not left yet"));
     return result;
   }
-  result.source = TierOf(id);
+  result.source = SourceOf(id, on_device);
   if (on_device && !entry.in_device) {
     result.status = mover_.PromoteToDevice(id, layout_id, priority, batch, result.retry_after_ms);
   } else if (!on_device && entry.host == nullptr) {
@@ -107,7 +109,8 @@ AcquireResult CacheService::AcquireOne(Session& session, uint32_t layout_id, con
   result.token_count = entry.token_count;
   result.grain_count = entry.grain_count;
   result.board_slot = *slot;
-  if (!session.knows_hbm && result.source == TierId::kHbm) result.source = TierId::kHost;
+  // As of a tier below, to those who do not know this one.
+  if (!session.knows_hbm && result.source == TierId::kHbm) result.source = TierId::kNvme;
   return result;
 }
 

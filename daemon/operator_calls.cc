@@ -29,18 +29,8 @@ absl::StatusOr<FlushReply> CacheService::Flush(SessionId id) {
   return FlushReply{mover_.pending_objects(), mover_.pending_bytes()};
 }
 
-absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
-  absl::StatusOr<Session*> session = Get(id, "status");
-  if (!session.ok()) return session.status();
-  StatusReply reply;
-  reply.version = kVersion;
-  reply.pid = getpid();
-  const uint64_t now_us = MonotonicUs();
-  reply.uptime_ms = (now_us - started_us_) / 1000;
-  reply.socket_path = options_.server.socket_path;
-  reply.state_dir = options_.server.state_dir;
-  reply.verify = verify_;
-
+// HBM and host memory. Returns what is above the capacity of host memory.
+uint64_t CacheService::AddMemoryTiers(StatusReply& reply) const {
   if (options_.hbm.enabled()) {
     TierStatus hbm;
     hbm.name = "hbm";
@@ -69,6 +59,22 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   host.detail = host.huge_page_bytes > 0 ? "huge pages" : "4 KiB pages";
   host.detail += Shrinking(excess_bytes, held_bytes, "leases");
   reply.tiers.push_back(std::move(host));
+  return excess_bytes;
+}
+
+absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
+  absl::StatusOr<Session*> session = Get(id, "status");
+  if (!session.ok()) return session.status();
+  StatusReply reply;
+  reply.version = kVersion;
+  reply.pid = getpid();
+  const uint64_t now_us = MonotonicUs();
+  reply.uptime_ms = (now_us - started_us_) / 1000;
+  reply.socket_path = options_.server.socket_path;
+  reply.state_dir = options_.server.state_dir;
+  reply.verify = verify_;
+
+  const uint64_t excess_bytes = AddMemoryTiers(reply);
   if (nvme_ != nullptr) {
     const NvmeStats stats = nvme_->Stats();
     TierStatus nvme;

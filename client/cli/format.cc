@@ -106,10 +106,15 @@ std::vector<HitRate> HitRates(const StatusReply& status) {
   };
   const uint64_t host = counter("acquired_host");
   const uint64_t nvme = counter("acquired_nvme");
-  const uint64_t loads = host + nvme + counter("acquire_misses");
-  return {{"lookup", counter("lookup_hits"), counter("lookup_keys")},
-          {"load from host", host, loads},
-          {"load from nvme", nvme, loads}};
+  const uint64_t hbm = counter("acquired_hbm");
+  const uint64_t loads = hbm + host + nvme + counter("acquire_misses");
+  std::vector<HitRate> rates = {{"lookup", counter("lookup_hits"), counter("lookup_keys")}};
+  if (!status.tiers.empty() && status.tiers.front().name == "hbm") {
+    rates.push_back({"load from hbm", hbm, loads});
+  }
+  rates.push_back({"load from host", host, loads});
+  rates.push_back({"load from nvme", nvme, loads});
+  return rates;
 }
 
 }  // namespace terrace::cli

@@ -349,6 +349,10 @@ def test_numbers_do_not_wrap_around(client, directory):
     match = client.match_prefix(model, prompt(256))
     with pytest.raises(errors.InvalidArgument, match="priority"):
         client.acquire(model, match, priority=256)
+    with pytest.raises(errors.InvalidArgument, match='memory.*"device"'):
+        client.acquire(model, match, memory="hbm")
+    with pytest.raises(errors.FailedPrecondition, match="hbm.capacity"):
+        client.acquire(model, match, memory="device")
     with client.acquire(model, match) as lease:
         lease.wait(10)
         for chunk, layer, which in ((1, 0, K), (-1, 0, K), (0, 3, K), (0, -1, K), (0, 0, 2)):

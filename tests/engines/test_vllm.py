@@ -34,10 +34,11 @@ PAIRS = 5
 
 
 @pytest.fixture(scope="module")
-def place():
+def place(request):
     path = pathlib.Path(tempfile.mkdtemp(prefix="terrace-vllm-", dir="/var/tmp"))
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    if not request.session.testsfailed:  # else the logs are of interest
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def store(place):
     """The daemon of all tests here. Its disk has room for everything, its memory for most."""
     directory = place / "daemon"
     directory.mkdir()
-    with Terraced(directory, host_bytes=768 * MIB, nvme_bytes=2048 * MIB, segment=64 * MIB) as daemon:
+    with Terraced(directory, host_bytes=768 * MIB, headroom=128 * MIB,
+                  nvme_bytes=2048 * MIB, segment=64 * MIB) as daemon:
         yield daemon
 
 
@@ -205,6 +207,11 @@ def test_fp32_is_bit_equal_too(fp32, fp32_references, store):
     expect_loaded(fp32, fp32_references)
 
 
+def test_fp32_loaded_by_a_fresh_process_is_bit_equal(fp32_references, place, store, smollm2_dir):
+    with start(place, smollm2_dir, store, "fp32-fresh", dtype="float32") as fresh:
+        expect_loaded(fresh.ready(), fp32_references)
+
+
 def test_a_daemon_killed_in_mid_load_costs_recomputation(fp32, fp32_references, store, engine_rows):
     prompt, reference = fp32_references[0]
     restart(store)
@@ -258,13 +265,6 @@ def test_a_corrupt_object_costs_recomputation(fp32, fp32_references, store):
     assert fp32.counter("load_failed_blocks") > failed
     fp32.reset()  # what was recomputed is stored again
     expect_loaded(fp32, fp32_references[2:])
-
-
-def test_fp32_loaded_by_a_fresh_process_is_bit_equal(fp32, fp32_references, place, store,
-                                                     smollm2_dir):
-    fp32.kill()
-    with start(place, smollm2_dir, store, "fp32-fresh", dtype="float32") as fresh:
-        expect_loaded(fresh.ready(), fp32_references)
 
 
 def test_without_room_nothing_is_stored_and_nothing_breaks(place, smollm2_dir, fp32_references):

@@ -1,5 +1,5 @@
-"""Two vLLM engines, one after the other, share a long prefix through terrace: the second one answers
-without computing it.
+"""Two vLLM engines, one after the other, share a long prefix through terrace: the second one
+answers without computing it.
 
     python examples/vllm_shared_prefix.py [--model DIRECTORY_OR_NAME] [--cache DIRECTORY]
 
@@ -9,6 +9,7 @@ Needs vLLM 0.32 and terrace_kv. Each engine is a process of its own, as it would
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import subprocess
@@ -28,7 +29,7 @@ def serve(model: str, socket: str) -> None:
                   kv_connector_module_path="terrace_kv.connectors.vllm",
                   kv_load_failure_policy="recompute",
                   kv_connector_extra_config={"socket": socket}))
-    document = json.__doc__ + "".join(open(json.decoder.__file__).readlines()[:220])
+    document = json.__doc__ + inspect.getsource(json.decoder)[:8000]
     for question in ("What does JSONDecoder do?", "What does scan_once return?"):
         start = time.perf_counter()
         answer, = llm.generate([f"{document}\n\nQuestion: {question}\nAnswer:"],

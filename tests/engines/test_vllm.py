@@ -1,9 +1,9 @@
-"""vLLM with terrace's connector: what is loaded gives what vLLM's own prefix cache gives, bit by bit,
-and whatever fails gives the right output by computing it.
+"""vLLM with terrace's connector: what is loaded gives what vLLM's own prefix cache gives, bit by
+bit, and whatever fails gives the right output by computing it.
 
 The tests run in the order of this file and share engines and what they stored: starting an engine
-takes longer than any of them. First bf16, then fp32, where the failures are: there a prompt computed
-in other pieces gives the same tokens, which in bf16 it does not.
+takes longer than any of them. First bf16, then fp32, where the failures are: there a prompt
+computed in other pieces gives the same tokens, which in bf16 it does not.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def connect(socket: str | None, tenant: str | None, client_name: str) -> Client:
 
 
 class BlockSession:
-    """Spaces of blocks while there is a daemon, nothing while there is none. A thread of its own sees
-    that the daemon is gone and connects anew, so that no caller ever waits for one. Any thread."""
+    """Spaces of blocks while there is a daemon, nothing while there is none. A thread of its own
+    sees that the daemon is gone and connects anew, so that no caller ever waits for one. Any thread."""
 
     def __init__(self, open_client: Callable[[], Client], layouts: Sequence[SpaceLayout]) -> None:
         """Connects at once: raises what `open_client` and Client.blocks() raise."""

@@ -35,7 +35,8 @@ def serve(model: str, socket: str) -> None:
         answer, = llm.generate([f"{document}\n\nQuestion: {question}\nAnswer:"],
                                SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)
         print(f"{len(answer.prompt_token_ids)} tokens, {answer.num_cached_tokens} of them cached, "
-              f"{time.perf_counter() - start:.2f} s: {answer.outputs[0].text.strip()!r}", flush=True)
+              f"{time.perf_counter() - start:.2f} s: {answer.outputs[0].text.strip()!r}",
+              flush=True)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_offload.tiering.backpressure import BackpressureDetector
 
 LEASE_TTL_S = 60
+ROOM_TIMEOUT_S = 2  # on threads of the tier: no step waits for it
 LOAD_TIMEOUT_S = 30  # vLLM computes other things meanwhile
 OPTIONS = ("namespace", "socket", "tenant", "threads")
 
@@ -61,7 +62,7 @@ class TerraceSecondaryTier(SecondaryTierManager):
         layout = session.SpaceLayout(_describe(offloading_spec, namespace),
                                      (self._memory.strides[0],))
         self._session = session.BlockSession(
-            lambda: session.connect(socket, tenant, "vllm tier"), [layout])
+            lambda: session.connect(socket, tenant, "vllm tier", ROOM_TIMEOUT_S), [layout])
         self._queue = TransferQueue(threads, "terrace-tier")
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import torch
 from vllm.v1.kv_offload.base import OffloadingWorker, TransferResult
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
-from vllm.v1.kv_offload.cpu.spec import _all_workers_barrier
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
 
 
@@ -45,8 +44,8 @@ class CpuTieringSpec(TieringOffloadingSpec):
     def get_worker(self, kv_caches) -> OffloadingWorker:
         if not self._worker:
             region = SharedOffloadRegion(
-                engine_id=self.config.engine_id, num_chunks=self.num_chunks,
+                engine_id=self._engine_id, num_chunks=self.num_chunks,
                 rank=self.config.parallel.rank, kv_bytes_per_chunk=self.kv_bytes_per_chunk,
-                cpu_page_size=self.cpu_page_size_per_worker, barrier=_all_workers_barrier)
+                cpu_page_size=self.cpu_page_size_per_worker)  # the scheduler opens the same file
             self._worker = CopyingWorker(kv_caches, region)
         return self._worker

@@ -42,7 +42,8 @@ class LmcacheServer:
     def ready(self) -> LmcacheServer:
         end = time.monotonic() + START_TIMEOUT_S
         while True:
-            assert self.process.poll() is None and time.monotonic() < end, self._log_path.read_text()
+            alive = self.process.poll() is None and time.monotonic() < end
+            assert alive, self._log_path.read_text()
             try:
                 socket.create_connection(("127.0.0.1", self._http_port), 1).close()
                 return self

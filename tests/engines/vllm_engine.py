@@ -25,6 +25,17 @@ def terrace_transfer(socket: str, **options: object) -> dict:
             "kv_connector_extra_config": {"socket": socket, **options}}
 
 
+def tier_transfer(socket: str) -> dict:
+    """KVTransferConfig of vLLM's own offloading with terrace below it."""
+    return {"kv_connector": "OffloadingConnector", "kv_role": "kv_both",
+            "kv_connector_extra_config": {
+                "spec_name": "CpuTieringSpec", "spec_module_path": "cpu_offloading_spec",
+                "cpu_bytes_to_use": 256 << 20,
+                "secondary_tiers": [{"type": "TerraceSecondaryTier",
+                                     "module_path": "terrace_kv.connectors.vllm_tier",
+                                     "socket": socket}]}}
+
+
 class VllmEngine:
     """Starts when made and serves after ready(). Ended with all its processes by kill()."""
 
@@ -35,7 +46,9 @@ class VllmEngine:
         self._answers = os.fdopen(answers)
         settings = {"model": str(model), "dtype": dtype, **settings}
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1",
-                       "VLLM_CPU_OMP_THREADS_BIND": "0-1", "VLLM_NO_USAGE_STATS": "1"}
+                       "VLLM_CPU_OMP_THREADS_BIND": "0-1", "VLLM_NO_USAGE_STATS": "1",
+                       "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent),
+                                                      os.environ["PYTHONPATH"]])}
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(pathlib.Path(__file__).with_name("vllm_driver.py")),

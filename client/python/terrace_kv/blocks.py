@@ -34,8 +34,8 @@ Keys = np.ndarray | Sequence[bytes | str]
 
 def pieces(block: object, part: object, address: object, size: object) -> np.ndarray:
     """A list of pieces of memory, from arrays that broadcast against each other: `block` indexes
-    the store's or lease's keys, `part` counts from 1, `address` is in this process, `size` in bytes.
-    Pieces of the same part follow each other in its order."""
+    the store's or lease's keys, `part` counts from 1, `address` is in this process, `size` in
+    bytes. Pieces of the same part follow each other in its order."""
     columns = np.broadcast_arrays(block, part, address, size)
     out = np.empty(columns[0].size, _capi.BLOCK_PIECE)
     for name, column in zip(out.dtype.names, columns):

@@ -9,6 +9,7 @@ compute them; the step then stores nothing, as what it computed may rest on them
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from terrace_kv.connectors.paged_memory import PagedMemory, Pieces
 from terrace_kv.connectors.session import BlockSession
 
 LEASE_TTL_S = 60  # longer than any step
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -90,20 +93,29 @@ class StepTransfer:
             self.counters["load_requests"] += 1
             spaces = self._session.spaces
             if spaces is None:
-                self._fail(wanted.block_ids)
+                self._fail(wanted.block_ids, "no daemon")
                 continue
-            space = spaces[0]
             try:
-                lease = space.acquire(space.keys(wanted.names, wanted.salt), ttl_s=LEASE_TTL_S)
+                lease = self._acquire(spaces[0], wanted)
             except errors.TerraceError as error:
                 self._session.lost(error, spaces)
-                self._fail(wanted.block_ids)
+                self._fail(wanted.block_ids, error)
                 continue
             load = _Load(wanted, spaces, lease, self._memory.pieces(wanted.block_ids),
                          len(wanted.names))
             self._loads.append(load)
-            self._shrink(load)
+            self._shrink(load, "gone since the lookup")
             self.counters["load_us"] += _elapsed_us(start)
+
+    def _acquire(self, space: BlockSpace, wanted: Blocks) -> BlockLease:
+        keys = space.keys(wanted.names, wanted.salt)
+        end = time.monotonic() + self._stall_s
+        while True:
+            try:
+                return space.acquire(keys, ttl_s=LEASE_TTL_S)
+            except errors.ResourceExhausted:  # what waited for room a little, as a store does
+                if time.monotonic() >= end:
+                    raise
 
     def wait_part(self, part: int) -> None:
         """The parts up to and with `part` are in the engine's memory, but for failed blocks."""
@@ -120,15 +132,14 @@ class StepTransfer:
         while load.usable:
             try:
                 self._wait(load.lease, part)
-                self._shrink(load)
                 load.lease.scatter(load.pieces.part(part, load.usable))
                 return
-            except errors.DataLoss:  # a block is bad; those before it are not
-                if not self._shrink(load):
-                    self._give_up(load)
+            except errors.DataLoss as error:  # a block is bad; those before it are not
+                if not self._shrink(load, error):
+                    self._give_up(load, error)
             except errors.TerraceError as error:
                 self._session.lost(error, load.spaces)
-                self._give_up(load)
+                self._give_up(load, error)
 
     def _wait(self, lease: BlockLease, part: int) -> None:
         progress = _ready(lease)
@@ -140,20 +151,22 @@ class StepTransfer:
                     raise
                 progress = now
 
-    def _shrink(self, load: _Load) -> bool:
+    def _shrink(self, load: _Load, why: object) -> bool:
         """Takes note of blocks that are no longer good; False: there are none."""
         usable = min(load.lease.usable, load.usable)
         if usable == load.usable:
             return False
-        self._fail(load.wanted.block_ids[usable:load.usable])
+        self._fail(load.wanted.block_ids[usable:load.usable], why)
         load.usable = usable
         return True
 
-    def _give_up(self, load: _Load) -> None:
-        self._fail(load.wanted.block_ids[: load.usable])
+    def _give_up(self, load: _Load, why: object) -> None:
+        self._fail(load.wanted.block_ids[: load.usable], why)
         load.usable = 0
 
-    def _fail(self, block_ids: Sequence[int]) -> None:
+    def _fail(self, block_ids: Sequence[int], why: object) -> None:
+        _log.warning("terrace: %d blocks are computed, as they were not loaded: %s",
+                     len(block_ids), why)
         self._load_failed = True
         self._failed.update(block_ids)
         self.counters["load_failed_blocks"] += len(block_ids)

@@ -27,15 +27,17 @@ class SpaceLayout:
     part_bytes: tuple[int, ...]
 
 
-def connect(socket: str | None, tenant: str | None, client_name: str) -> Client:
+def connect(socket: str | None, tenant: str | None, client_name: str,
+            room_timeout_s: float = ROOM_TIMEOUT_S) -> Client:
     """A client whose calls give up early. Raises what terrace_kv.open raises."""
     return open_client(socket=socket, tenant=tenant, client_name=client_name,
-                       call_timeout_s=CALL_TIMEOUT_S, room_timeout_s=ROOM_TIMEOUT_S)
+                       call_timeout_s=CALL_TIMEOUT_S, room_timeout_s=room_timeout_s)
 
 
 class BlockSession:
-    """Spaces of blocks while there is a daemon, nothing while there is none. A thread of its own sees
-    that the daemon is gone and connects anew, so that no caller ever waits for one. Any thread."""
+    """Spaces of blocks while there is a daemon, nothing while there is none. A thread of its
+    own sees that the daemon is gone and connects anew, so that no caller ever waits for one. Any
+    thread."""
 
     def __init__(self, open_client: Callable[[], Client], layouts: Sequence[SpaceLayout]) -> None:
         """Connects at once: raises what `open_client` and Client.blocks() raise."""

@@ -1,5 +1,5 @@
-"""The name of what a vLLM worker stores: everything that decides what the bytes of a block mean. Two
-workers share blocks when their names are equal, and must not otherwise."""
+"""The name of what a vLLM worker stores: everything that decides what the bytes of a block mean.
+Two workers share blocks when their names are equal, and must not otherwise."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def block_tokens(config: VllmConfig, cache: KVCacheConfig) -> int:
     return tokens
 
 
-def _weights(model: str) -> str:
+def weights(model: str) -> str:
     """A local directory may hold other weights tomorrow: its files, by name, size and time."""
     directory = pathlib.Path(model)
     if not directory.is_dir():
@@ -53,10 +53,10 @@ def _weights(model: str) -> str:
     files = sorted(path for path in directory.iterdir()
                    if path.suffix in (".safetensors", ".bin", ".gguf", ".pt"))
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return f"{directory.resolve()}#{_digest(stats)}"
+    return f"{directory.resolve()}#{digest(stats)}"
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -72,15 +72,15 @@ def describe(config: VllmConfig, cache: KVCacheConfig, kv_caches: Mapping[str, t
                        for layer in layers.values()})
     return json.dumps({
         "engine": f"vllm {vllm.__version__}",
-        "model": _weights(model.model), "revision": model.revision,
-        "config": _digest(model.hf_config.to_dict()),
+        "model": weights(model.model), "revision": model.revision,
+        "config": digest(model.hf_config.to_dict()),
         "quantization": str(model.quantization), "dtype": str(model.dtype),
         "cache_dtype": config.cache_config.cache_dtype,
         "block_tokens": cache.kv_cache_groups[0].kv_cache_spec.block_size,
         "hash": config.cache_config.prefix_caching_hash_algo,
         "layout": str(cache.kv_cache_layout), "backends": backends,
         "rank": f"{parallel.rank % parallel.tensor_parallel_size}/{parallel.tensor_parallel_size}",
-        "tensors": _digest(tensors), "namespace": namespace,
+        "tensors": digest(tensors), "namespace": namespace,
     }, sort_keys=True)
 
 

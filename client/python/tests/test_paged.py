@@ -1,0 +1,191 @@
+"""The parts of paged engines' connectors that know no engine, against a real daemon."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import terrace_kv
+from terrace_kv import errors
+from terrace_kv.connectors import session
+from terrace_kv.connectors.options import PagedOptions
+from terrace_kv.connectors.paged_memory import PagedMemory
+from terrace_kv.connectors.paged_transfer import Blocks, StepPlan, StepTransfer
+from terrace_kv.connectors.vllm_lookup import PrefixLookup
+
+BLOCKS, LAYERS = 12, 3
+
+
+class Array:
+    """A numpy array with the methods of a tensor that are used."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape = array.shape
+
+    def stride(self) -> list[int]:
+        return [stride // self.array.itemsize for stride in self.array.strides]
+
+    def data_ptr(self) -> int:
+        return self.array.ctypes.data
+
+    def element_size(self) -> int:
+        return self.array.itemsize
+
+
+def caches(seed: int) -> dict[str, Array]:
+    """Layers of several layouts: blocks first, K and V first, heads and tokens swapped."""
+    random = np.random.default_rng(seed)
+
+    def values(*shape: int) -> np.ndarray:
+        return random.integers(0, 2**16, shape, dtype=np.uint16)
+
+    return {"model.layers.10.attn": Array(values(BLOCKS, 2, 16, 8)),
+            "model.layers.2.attn": Array(values(2, BLOCKS, 16, 2, 8)),
+            "model.layers.9.attn": Array(values(BLOCKS, 16, 2, 8).transpose(0, 2, 1, 3))}
+
+
+def block_bytes(layers: dict[str, Array], block: int) -> list[bytes]:
+    return [np.ascontiguousarray(each.array[:, block] if each.shape[0] == 2 else each.array[block])
+            .tobytes() for each in layers.values()]
+
+
+@pytest.fixture
+def sessions(daemon):
+    """A function that makes a session of the daemon, for the memory of an engine."""
+    made = []
+
+    def make(memory: PagedMemory) -> session.BlockSession:
+        layout = session.SpaceLayout("paged", memory.part_bytes)
+        made.append(session.BlockSession(
+            lambda: session.connect(daemon.socket_path, None, "paged"), [layout]))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def run_step(transfer: StepTransfer, plan: StepPlan) -> set[int]:
+    transfer.begin(plan)
+    transfer.load()
+    for part in range(1, LAYERS + 1):
+        transfer.wait_part(part)
+        transfer.save_part(part)
+    transfer.finish()
+    return transfer.take_failed_blocks()
+
+
+def test_layers_are_parts_in_the_order_of_their_numbers():
+    memory = PagedMemory(caches(1), BLOCKS)
+    assert [memory.part_of(f"model.layers.{i}.attn") for i in (2, 9, 10)] == [1, 2, 3]
+    assert memory.part_bytes == (1024, 512, 512)
+    shared = caches(1)
+    shared["model.layers.11.attn"] = shared["model.layers.10.attn"]
+    again = PagedMemory(shared, BLOCKS)
+    assert again.part_of("model.layers.11.attn") == 3 and len(again.layers) == 3
+
+
+@pytest.mark.parametrize("array", [
+    np.zeros((BLOCKS + 1, 4), np.uint8), np.zeros((4, 4, BLOCKS), np.uint8),
+    np.zeros((BLOCKS, 8), np.uint8)[:, ::2]])
+def test_memory_that_is_not_paged_is_refused(array):
+    with pytest.raises(errors.InvalidArgument, match="layer0: a KV cache of shape"):
+        PagedMemory({"layer0": Array(array)}, BLOCKS)
+
+
+def test_what_a_step_stores_another_loads(sessions):
+    stored, loaded = caches(1), caches(2)
+    save = StepTransfer(sessions(PagedMemory(stored, BLOCKS)), PagedMemory(stored, BLOCKS), 5)
+    names = [f"block {i}".encode() for i in range(4)]
+    assert not run_step(save, StepPlan(saves=[Blocks(names, [5, 0, 7, 2])], tokens=64,
+                                       block_tokens=16))
+    assert save.counters["saved_blocks"] == 4
+    load = StepTransfer(sessions(PagedMemory(loaded, BLOCKS)), PagedMemory(loaded, BLOCKS), 5)
+    before = {block: block_bytes(loaded, block) for block in range(BLOCKS)}
+    plan = StepPlan(loads=[Blocks(names[:3], [1, 11, 3])],
+                    saves=[Blocks(names, [1, 11, 3, 4])])  # all there but in other blocks
+    assert not run_step(load, plan)
+    for source, target in ((5, 1), (0, 11), (7, 3)):
+        assert block_bytes(loaded, target) == block_bytes(stored, source)
+    for block in set(range(BLOCKS)) - {1, 11, 3}:
+        assert block_bytes(loaded, block) == before[block]
+    assert load.counters["loaded_blocks"] == 3 and load.counters["saved_blocks"] == 0
+
+
+def test_a_load_that_fails_names_its_blocks_and_stores_nothing(sessions):
+    layers = caches(1)
+    memory = PagedMemory(layers, BLOCKS)
+    transfer = StepTransfer(sessions(memory), memory, 5)
+    run_step(transfer, StepPlan(saves=[Blocks([b"a"], [0])], tokens=1))
+    plan = StepPlan(loads=[Blocks([b"a", b"missing", b"b"], [1, 2, 3])],
+                    saves=[Blocks([b"rests on b"], [4])], tokens=1)
+    assert run_step(transfer, plan) == {2, 3}
+    assert block_bytes(layers, 1) == block_bytes(layers, 0)
+    assert run_step(transfer, StepPlan(loads=[Blocks([b"rests on b"], [5])])) == {5}
+
+
+def test_a_session_comes_back_with_the_daemon(sessions, daemon):
+    memory = PagedMemory(caches(1), BLOCKS)
+    opened = sessions(memory)
+    lookup, transfer = PrefixLookup(opened, 16), StepTransfer(opened, memory, 5)
+    run_step(transfer, StepPlan(saves=[Blocks([b"a"], [0])], tokens=1))
+    assert lookup.find("r", [b"a"], 17, 0, b"") == 16
+    daemon.kill()
+    assert lookup.find("r", [b"a"], 17, 0, b"") == 0
+    assert run_step(transfer, StepPlan(loads=[Blocks([b"a"], [1])])) == {1}
+    assert opened.spaces is None
+    daemon.start()
+    end = time.monotonic() + 30
+    while opened.spaces is None and time.monotonic() < end:
+        time.sleep(0.01)
+    run_step(transfer, StepPlan(saves=[Blocks([b"c"], [0])], tokens=1))
+    assert lookup.find("r", [b"c"], 17, 0, b"") == 16
+
+
+def test_lookups_leave_a_token_and_promise_whole_blocks(sessions):
+    memory = PagedMemory(caches(1), BLOCKS)
+    opened = sessions(memory)
+    names = [f"{i}".encode() for i in range(4)]
+    run_step(StepTransfer(opened, memory, 5),
+             StepPlan(saves=[Blocks(names, [0, 1, 2, 3])], tokens=1))
+    lookup = PrefixLookup(opened, 16)
+    assert lookup.find("r", names, 64, 0, b"") == 48  # one token is left
+    assert lookup.find("r", names, 65, 0, b"") == 64
+    assert lookup.find("r", names, 65, 32, b"") == 32
+    assert lookup.find("r", names, 65, 0, b"salt") == 0
+    assert lookup.find("r", [names[0], b"x", names[2]], 49, 0, b"") == 16
+    assert lookup.find("r", [], 10, 0, b"") == 0
+    assert lookup.find("r", names, 65, 16, b"") == 48
+    lookup.load("r", names, [9, 8, 7, 6], 32, b"")
+    assert lookup.take_loads() == [Blocks([b"1", b"2"], [8, 7])] and not lookup.take_loads()
+    assert lookup.sources("r", 32) == (32, 0)
+
+
+def test_blocks_are_saved_once_and_when_their_hash_is_known():
+    lookup = PrefixLookup(None, 16)
+    assert lookup.complete("r", 4, 0, 70) == (0, 4)
+    assert lookup.complete("r", 4, 70, 9) == (4, 4)
+    assert lookup.complete("r", 4, 79, 1)[1] == 4  # complete, but its hash is not known
+    assert lookup.complete("r", 5, 80, 1) == (4, 5)
+    assert lookup.complete("r", 5, 32, 48) == (2, 5)  # computed again after a failed load
+    lookup.forget("r")
+    assert lookup.complete("r", 5, 80, 1) == (0, 5)
+
+
+def test_options_are_checked():
+    assert PagedOptions.read({"socket": "/s", "load": False}).load is False
+    for given, message in (({"sokcet": "x"}, "sokcet: no such option; expected load, namespace, "
+                                             "save, socket, stall_s, tenant"),
+                           ({"save": "yes"}, "save: 'yes'; expected bool"),
+                           ({"socket": 1}, "socket: 1; expected str"),
+                           ({"stall_s": True}, "stall_s: True; expected a number"),
+                           ({"stall_s": 0}, "stall_s: 0; expected 0.01 .. 60")):
+        with pytest.raises(errors.InvalidArgument, match=message.replace(".", r"\.")):
+            PagedOptions.read(given)
+
+
+def test_a_session_without_a_daemon_says_so(tmp_path):
+    with pytest.raises(terrace_kv.TerraceError, match=str(tmp_path / "nobody")):
+        session.BlockSession(lambda: session.connect(str(tmp_path / "nobody"), None, "x"), [])

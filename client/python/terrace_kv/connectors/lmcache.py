@@ -22,11 +22,11 @@ from terrace_kv import errors
 from terrace_kv.blocks import BlockLease, BlockSpace, pieces
 from terrace_kv.connectors.reconnecting import ReconnectingClient
 
-# Moved at once: what is stored waits for room in such portions, what is loaded is copied out while the
-# next ones come up.
+# Moved at once: what is stored waits for room in such portions, what is loaded is copied out while
+# the next ones come up.
 PORTION_BYTES = 32 << 20
 PORTIONS_AHEAD = 4
-# Sizes of values that a tenant's connectors remember for each other. LMCache has one a model and rank.
+# Sizes of values that a tenant's connectors remember for each other: one a model and rank.
 MAX_SIZES = 32
 
 # (id, whether all of it went well, what did not, and for each key whether it was there)
@@ -38,21 +38,21 @@ _log = logging.getLogger(__name__)
 class TerraceConnector:
     """What LMCache's NativeConnectorL2Adapter asks of a connector. No call waits; any thread."""
 
-    def __init__(self, socket: str | None = None, tenant: str | None = None, path: str | None = None,
-                 num_workers: int = 2, copy_threads: int = 0, host_capacity_gb: float = 0,
-                 nvme_capacity_gb: float = 0) -> None:
-        """`adapter_params`: a daemon's `socket` (None: the default one) and `tenant`, or `path` of a
-        private daemon with its capacities (0: the daemon's defaults). `num_workers` batches move at
-        the same time, each with `copy_threads` (0: as many as may pay). Raises InvalidArgument, and
-        what terrace_kv.open raises."""
+    def __init__(self, socket: str | None = None, tenant: str | None = None,
+                 path: str | None = None, num_workers: int = 2, copy_threads: int = 0,
+                 host_capacity_gb: float = 0, nvme_capacity_gb: float = 0) -> None:
+        """`adapter_params`: a daemon's `socket` (None: the default one) and `tenant`, or `path` of
+        a private daemon with its capacities (0: the daemon's defaults). `num_workers` batches move
+        at the same time, each with `copy_threads` (0: as many as may pay). Raises InvalidArgument,
+        and what terrace_kv.open raises."""
         if not 1 <= num_workers <= 64:
             raise errors.InvalidArgument(f"num_workers: {num_workers}; expected 1 .. 64")
         if not 0 <= copy_threads <= 64:
             raise errors.InvalidArgument(f"copy_threads: {copy_threads}; expected 0 .. 64")
 
         def connect(name: str, **sizes: int) -> ReconnectingClient:
-            return ReconnectingClient(
-                terrace_kv.open(path, socket=socket, tenant=tenant, client_name=name, **sizes), name)
+            opened = terrace_kv.open(path, socket=socket, tenant=tenant, client_name=name, **sizes)
+            return ReconnectingClient(opened, name)
 
         gib = 1 << 30
         self._client = connect("lmcache", host_capacity_bytes=int(host_capacity_gb * gib),
@@ -108,8 +108,8 @@ class TerraceConnector:
 
     # --- on threads of its own -------------------------------------------------------------------
 
-    def _submit(self, threads: ThreadPoolExecutor, work: Callable[[], tuple[str, list[bool] | None]],
-                keys: int | None) -> int:
+    def _submit(self, threads: ThreadPoolExecutor,
+                work: Callable[[], tuple[str, list[bool] | None]], keys: int | None) -> int:
         with self._lock:
             self._last_id += 1
             job_id = self._last_id
@@ -147,18 +147,22 @@ class TerraceConnector:
         for space, portion in self._portions(buffers):
             names = _names(space, keys, portion)
             there = np.flatnonzero(space.find(names)["tier"])
-            if len(there) == 0:
-                continue
-            try:
-                lease = space.acquire(names[there])
-            except (errors.NotFound, errors.ResourceExhausted):
-                # Gone since, or no room to bring it up beside what this batch holds.
-                self._take_out(ahead, buffers, loaded)
-                continue
-            ahead.append((lease, [portion[i] for i in there]))
-            if len(ahead) >= PORTIONS_AHEAD:
-                self._take_out(ahead[:1], buffers, loaded)
-                ahead = ahead[1:]
+            while len(there) > 0:
+                if len(ahead) >= PORTIONS_AHEAD:
+                    self._take_out([ahead.pop(0)], buffers, loaded)
+                try:
+                    lease = space.acquire(names[there])
+                except errors.NotFound:  # since
+                    there = there[1:]
+                    continue
+                except errors.ResourceExhausted:
+                    if not ahead:
+                        return "no room to bring values up", loaded
+                    self._take_out(ahead, buffers, loaded)  # it may be what this batch holds
+                    continue
+                got = lease.usable
+                ahead.append((lease, [portion[i] for i in there[:got]]))
+                there = there[got:]
         self._take_out(ahead, buffers, loaded)
         return "", loaded
 
@@ -170,8 +174,8 @@ class TerraceConnector:
                     count = lease.usable
                     try:
                         lease.wait_parts(1)
-                        lease.scatter(_pieces(np.arange(count), [buffers[i] for i in portion[:count]]),
-                                      self._copy_threads)
+                        into = [buffers[i] for i in portion[:count]]
+                        lease.scatter(_pieces(np.arange(count), into), self._copy_threads)
                         break
                     except errors.DataLoss:
                         if lease.usable >= count:

@@ -1,6 +1,8 @@
 """LMCache's second level on terrace: through its RESP client, and through its native_plugin
 adapter, beside redis-server and LMCache's own adapter for files."""
 
+import argparse
+import json
 import os
 import select
 import time
@@ -9,7 +11,10 @@ import lmcache_bench
 import numpy as np
 import pytest
 from lmcache_bench import KIB, MIB, Bench
+from lmcache_server import LmcacheServer
 from redis_server import redis_server, resp_daemon
+from terraced import Terraced
+from vllm_engine import VllmEngine
 
 from terrace_kv import errors
 from terrace_kv.connectors.lmcache import TerraceConnector
@@ -121,6 +126,36 @@ def test_parameters_that_cannot_be_used(daemon, params, error):
 def test_a_wrong_socket(directory):
     with pytest.raises(errors.TerraceError, match="nothing"):
         TerraceConnector(socket=str(directory / "nothing"))
+
+
+# --- LMCache's server under vLLM ----------------------------------------------------------------
+
+
+def test_vllm_over_lmcache_over_terrace(directory, smollm2_dir):
+    """What one server stored, another one that knows nothing finds below it: ids and logprobs are
+    those of vLLM's own prefix hit, bit for bit."""
+    chunks = 11  # whole ones of 1,500 tokens, at 128
+    with Terraced(directory, host_bytes=512 * MIB, headroom=128 * MIB) as store:
+        second_level = json.dumps({
+            "type": "native_plugin", "module_path": "terrace_kv.connectors.lmcache",
+            "class_name": "TerraceConnector", "adapter_params": {"socket": store.socket_path}})
+
+        def generate(name: str, times: int) -> list[dict]:
+            with LmcacheServer(directory, arguments=("--l2-adapter", second_level)) as server:
+                server.ready()
+                with VllmEngine(directory, smollm2_dir, name, transfer=server.transfer()) as engine:
+                    engine.ready()
+                    prompt = engine.tokens(argparse, 1500)
+                    answers = [engine.generate(prompt, 16) for _ in range(times)]
+                    store.wait_for("storing", lambda status: status["objects"] >= chunks)
+                    return answers
+
+        _, local = generate("first", 2)
+        before = store.status()["counters"]["acquired_host"]
+        loaded, = generate("second", 1)
+        assert store.status()["counters"]["acquired_host"] >= before + chunks
+        assert local["cached"] == loaded["cached"] == chunks * 128
+        assert loaded["ids"] == local["ids"] and loaded["logprobs"] == local["logprobs"]
 
 
 # --- LMCache's own client of Redis --------------------------------------------------------------

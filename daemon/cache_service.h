@@ -154,7 +154,7 @@ class CacheService final : public Service {
   uint64_t last_batch_ = 0;
   uint64_t lease_count_ = 0;
   uint64_t reservation_count_ = 0;
-  std::function<Counters()> more_counters_;
+  std::function<Counters()> more_counters_ = [] { return Counters(); };
 };
 
 }  // namespace terrace

@@ -192,6 +192,7 @@ void Serve(Loop& loop, CacheService& service, Listeners& listeners,
   std::optional<std::chrono::steady_clock::time_point> drain_deadline;
   loop.Every(kTickMs, [&] {
     service.Tick();
+    if (listeners.resp_store != nullptr) listeners.resp_store->Tick();
     if (!drain_deadline) return;
     const bool late = std::chrono::steady_clock::now() > *drain_deadline;
     if (service.pending_objects() == 0 || late) {

@@ -111,10 +111,7 @@ absl::StatusOr<StatusReply> CacheService::Status(SessionId id) {
   auto own = metrics_.List();
   reply.counters.insert(reply.counters.begin(), own.begin(), own.end());
   reply.counters.emplace_back("shrink_pending_bytes", excess_bytes);
-  const auto prefetched = prefetch_.Counters();
-  reply.counters.insert(reply.counters.end(), prefetched.begin(), prefetched.end());
-  if (more_counters_) {
-    const Counters more = more_counters_();
+  for (const Counters& more : {prefetch_.Counters(), more_counters_()}) {
     reply.counters.insert(reply.counters.end(), more.begin(), more.end());
   }
   reply.counters.emplace_back("pending_write_objects", mover_.pending_objects());

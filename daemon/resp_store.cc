@@ -89,7 +89,6 @@ const RespStore::Unit* RespStore::UnitOf(const ObjectInfo& object) const {
 // --- values in ----------------------------------------------------------------------------------
 
 RespRoom RespStore::Reserve(std::string_view name, uint64_t bytes) {
-  EndHolds(MonotonicUs());
   RespRoom room;
   const uint64_t needed = sizeof(ValueHeader) + bytes;
   const auto unit = std::find_if(units_.begin(), units_.end(), [&](const Unit& candidate) {
@@ -198,7 +197,6 @@ void RespStore::Ready(uint32_t slot, uint32_t word) {
 void RespStore::Release(uint64_t lease) { service_.Release(session_, {&lease, 1}).IgnoreError(); }
 
 int64_t RespStore::Exists(std::string_view name) {
-  EndHolds(MonotonicUs());
   const ObjectKey key = KeyOf(name);
   const auto object = service_.Show(session_, key);
   const Unit* unit = object.ok() ? UnitOf(*object) : nullptr;
@@ -212,7 +210,7 @@ void RespStore::HoldForGet(const ObjectKey& key, const Unit& unit, uint64_t byte
   const bool fits = held_bytes_ + bytes <= memory_->capacity_bytes() / kHoldShare;
   if (exists_lease_ms_ == 0 || !fits || holds_.size() >= kMostHolds) return;
   AcquireOptions options;
-  options.ttl_ms = static_cast<uint32_t>(exists_lease_ms_);
+  options.ttl_ms = static_cast<uint32_t>(2 * exists_lease_ms_);  // EndHolds comes first
   const auto acquired = service_.Acquire(holds_session_, unit.layout_id, {&key, 1}, options);
   if (!acquired.ok() || acquired->lease_id == 0) return;
   holds_.push_back({MonotonicUs() + exists_lease_ms_ * 1000, acquired->lease_id, bytes});

@@ -27,6 +27,9 @@ class RespStore final : public RespService {
                                                          const RespSection& options);
   ~RespStore() override;  // gives back everything that is held
 
+  // Ends what EXISTS held and nobody came for. Every few tens of milliseconds.
+  void Tick() { EndHolds(MonotonicUs()); }
+
   RespRoom Reserve(std::string_view name, uint64_t bytes) override;
   absl::Status Commit(uint64_t room, uint32_t crc) override;
   void Abort(uint64_t room) override;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "transport/resp_reply.h"
 
 namespace terrace {
@@ -142,7 +143,7 @@ bool RespConnection::ReadCommand() {
       Error("ERR arguments are too long");
       return true;
     case RespParser::Event::kViolation:
-      Error(std::string("ERR Protocol error: ") + parser_.error());
+      Error(absl::StrCat("ERR Protocol error: ", parser_.error()));
       step_ = Step::kClosing;
       return true;
     case RespParser::Event::kCommand:
@@ -199,8 +200,8 @@ bool RespConnection::Drop() {
 
 // --- values in ----------------------------------------------------------------------------------
 
-void RespConnection::DropValue(std::string_view error) {
-  if (command_error_.empty()) command_error_ = error;
+void RespConnection::DropValue(std::string error) {
+  if (command_error_.empty()) command_error_ = std::move(error);
   step_ = Step::kDropping;
 }
 
@@ -218,8 +219,8 @@ void RespConnection::StartValue() {
   } else if (parser_.name() == "MSET" && parser_.announced() % 2 == 0) {
     DropValue("ERR wrong number of arguments for 'mset' command");
   } else if (left_ > host_.options().max_value_bytes) {
-    DropValue("ERR value is longer than resp.max_value = " +
-              std::to_string(host_.options().max_value_bytes) + " bytes");
+    DropValue(absl::StrCat(
+        "ERR value is longer than resp.max_value = ", host_.options().max_value_bytes, " bytes"));
   } else if (!command_error_.empty()) {
     step_ = Step::kDropping;
   } else {
@@ -253,7 +254,7 @@ void RespConnection::GotRoom(RespRoom room) {
   }
   if (!room.status.ok()) {
     const char* code = absl::IsResourceExhausted(room.status) ? "OOM " : "ERR ";
-    DropValue(code + std::string(room.status.message()));
+    DropValue(absl::StrCat(code, room.status.message()));
     return;
   }
   moved_us_ = host_.now_us();
@@ -285,7 +286,7 @@ void RespConnection::EndValue() {
       if (connection == nullptr) return;
       connection->step_ = Step::kCommand;
       ++connection->host_.stats().sets;
-      if (!status.ok()) connection->command_error_ = "ERR " + std::string(status.message());
+      if (!status.ok()) connection->command_error_ = absl::StrCat("ERR ", status.message());
     });
   });
 }

@@ -60,7 +60,7 @@ class RespConnection {
   void StartValue();
   void AskForRoom();
   void GotRoom(RespRoom room);
-  void DropValue(std::string_view error);
+  void DropValue(std::string error);
   void WakeFrom(uint64_t bytes);
   void EndValue();
   void Retry(uint32_t after_ms);

@@ -1,5 +1,5 @@
-"""The RESP front-end of a real daemon over raw sockets: what clients of Redis may do to it, and what
-must not happen then."""
+"""The RESP front-end of a real daemon over raw sockets: what clients of Redis may do to it, and
+what must not happen then."""
 
 import contextlib
 import os
@@ -194,8 +194,8 @@ def test_errors_keep_the_place_in_the_stream(directory, request_bytes, error):
 
 
 @pytest.mark.parametrize("violation", [
-    b"*1\r\n:1\r\n", b"*-x\r\n", b"*1\r\n$99999999999\r\n", b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nvv\r\n\r\n",
-    b"x" * 70000,
+    b"*1\r\n:1\r\n", b"*-x\r\n", b"*1\r\n$99999999999\r\n",
+    b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nvv\r\n\r\n", b"x" * 70000,
 ])
 def test_violations_end_that_client_only(directory, violation):
     with serving(directory) as (_, address), Client(address) as bystander:
@@ -209,7 +209,8 @@ def test_violations_end_that_client_only(directory, violation):
 def test_inline_commands(directory):
     with serving(directory) as (_, address), Client(address) as client:
         client.send(b"SET k value\r\n\r\nGET k\nMSET a 1 b 2\r\nMGET a b\r\nQUIT\r\n")
-        assert [client.reply() for _ in range(5)] == [b"+OK", b"value", b"+OK", [b"1", b"2"], b"+OK"]
+        replies = [client.reply() for _ in range(5)]
+        assert replies == [b"+OK", b"value", b"+OK", [b"1", b"2"], b"+OK"]
         assert client.file.read() == b""
 
 

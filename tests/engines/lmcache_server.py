@@ -21,7 +21,8 @@ class LmcacheServer:
     """Its best setting on a CPU: chunks of vLLM's block size, moved by the server through shared
     memory."""
 
-    def __init__(self, directory: pathlib.Path, chunk_tokens: int = 128) -> None:
+    def __init__(self, directory: pathlib.Path, chunk_tokens: int = 128,
+                 arguments: tuple[str, ...] = ()) -> None:
         self.port, self._http_port = _free_port(), _free_port()
         self._log_path = directory / "lmcache.log"
         with open(self._log_path, "ab") as log:
@@ -30,7 +31,8 @@ class LmcacheServer:
                  "--l1-size-gb", "2", "--l1-init-size-gb", "2", "--no-l1-use-lazy",
                  "--supported-transfer-mode", "auto", "--chunk-size", str(chunk_tokens),
                  "--eviction-policy", "LRU", "--port", str(self.port),
-                 "--http-port", str(self._http_port)], stdout=log, stderr=log)
+                 "--http-port", str(self._http_port), *arguments],
+                stdout=log, stderr=log)
 
     def __enter__(self) -> LmcacheServer:
         return self

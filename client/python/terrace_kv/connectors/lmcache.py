@@ -18,16 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 import terrace_kv
-from terrace_kv import errors
+from terrace_kv import Client, errors
 from terrace_kv.blocks import BlockLease, BlockSpace, pieces
-from terrace_kv.connectors.reconnecting import ReconnectingClient
+from terrace_kv.connectors.session import BlockSession, SpaceLayout
 
-# Moved at once: what is stored waits for room in such portions, what is loaded is copied out while the
-# next ones come up.
+# Moved at once: what is stored waits for room in such portions, what is loaded is copied out while
+# the next ones come up.
 PORTION_BYTES = 32 << 20
 PORTIONS_AHEAD = 4
-# Sizes of values that a tenant's connectors remember for each other. LMCache has one a model and rank.
+# Sizes of values that a tenant's connectors remember for each other: one a model and rank.
 MAX_SIZES = 32
+SPACE = "lmcache object"
 
 # (id, whether all of it went well, what did not, and for each key whether it was there)
 Completion = tuple[int, bool, str, list[bool] | None]
@@ -38,27 +39,29 @@ _log = logging.getLogger(__name__)
 class TerraceConnector:
     """What LMCache's NativeConnectorL2Adapter asks of a connector. No call waits; any thread."""
 
-    def __init__(self, socket: str | None = None, tenant: str | None = None, path: str | None = None,
-                 num_workers: int = 2, copy_threads: int = 0, host_capacity_gb: float = 0,
-                 nvme_capacity_gb: float = 0) -> None:
-        """`adapter_params`: a daemon's `socket` (None: the default one) and `tenant`, or `path` of a
-        private daemon with its capacities (0: the daemon's defaults). `num_workers` batches move at
-        the same time, each with `copy_threads` (0: as many as may pay). Raises InvalidArgument, and
-        what terrace_kv.open raises."""
+    def __init__(self, socket: str | None = None, tenant: str | None = None,
+                 path: str | None = None, num_workers: int = 2, copy_threads: int = 0,
+                 host_capacity_gb: float = 0, nvme_capacity_gb: float = 0) -> None:
+        """`adapter_params`: a daemon's `socket` (None: the default one) and `tenant`, or `path` of
+        a private daemon with its capacities (0: the daemon's defaults). `num_workers` batches move
+        at the same time, each with `copy_threads` (0: as many as may pay). Raises InvalidArgument,
+        and what terrace_kv.open raises."""
         if not 1 <= num_workers <= 64:
             raise errors.InvalidArgument(f"num_workers: {num_workers}; expected 1 .. 64")
         if not 0 <= copy_threads <= 64:
             raise errors.InvalidArgument(f"copy_threads: {copy_threads}; expected 0 .. 64")
 
-        def connect(name: str, **sizes: int) -> ReconnectingClient:
-            return ReconnectingClient(
-                terrace_kv.open(path, socket=socket, tenant=tenant, client_name=name, **sizes), name)
-
         gib = 1 << 30
-        self._client = connect("lmcache", host_capacity_bytes=int(host_capacity_gb * gib),
-                               nvme_capacity_bytes=int(nvme_capacity_gb * gib))
+
+        def connect(name: str) -> Client:
+            return terrace_kv.open(
+                path, socket=socket, tenant=tenant, client_name=name,
+                host_capacity_bytes=int(host_capacity_gb * gib) if path else 0,
+                nvme_capacity_bytes=int(nvme_capacity_gb * gib) if path else 0)
+
+        self._spaces = _Spaces(lambda: connect("lmcache"))
         # Of its own: a lookup must not wait behind a store that waits for room.
-        self._lookup_client = connect("lmcache lookups")
+        self._lookup_spaces = _Spaces(lambda: connect("lmcache lookups"))
         self._copy_threads = copy_threads
         self._sizes: list[int] = []
         self._sizes_lock = threading.Lock()
@@ -100,16 +103,16 @@ class TerraceConnector:
         """Waits for what was submitted."""
         self._movers.shutdown()
         self._finder.shutdown()
-        self._lookup_client.close()
-        self._client.close()
+        self._lookup_spaces.close()
+        self._spaces.close()
         if self._event_fd >= 0:
             os.close(self._event_fd)
             self._event_fd = -1
 
     # --- on threads of its own -------------------------------------------------------------------
 
-    def _submit(self, threads: ThreadPoolExecutor, work: Callable[[], tuple[str, list[bool] | None]],
-                keys: int | None) -> int:
+    def _submit(self, threads: ThreadPoolExecutor,
+                work: Callable[[], tuple[str, list[bool] | None]], keys: int | None) -> int:
         with self._lock:
             self._last_id += 1
             job_id = self._last_id
@@ -122,7 +125,10 @@ class TerraceConnector:
             error, found = work()
         except Exception as raised:  # noqa: BLE001 - LMCache is told, and computes
             error, found = str(raised), None if keys is None else [False] * keys
-            if not isinstance(raised, errors.TerraceError):
+            if isinstance(raised, errors.TerraceError):
+                self._spaces.lost(raised)
+                self._lookup_spaces.lost(raised)
+            else:
                 _log.exception("terrace: a batch of LMCache failed")
         with self._lock:
             self._done.append((job_id, not error, error, found))
@@ -147,18 +153,22 @@ class TerraceConnector:
         for space, portion in self._portions(buffers):
             names = _names(space, keys, portion)
             there = np.flatnonzero(space.find(names)["tier"])
-            if len(there) == 0:
-                continue
-            try:
-                lease = space.acquire(names[there])
-            except (errors.NotFound, errors.ResourceExhausted):
-                # Gone since, or no room to bring it up beside what this batch holds.
-                self._take_out(ahead, buffers, loaded)
-                continue
-            ahead.append((lease, [portion[i] for i in there]))
-            if len(ahead) >= PORTIONS_AHEAD:
-                self._take_out(ahead[:1], buffers, loaded)
-                ahead = ahead[1:]
+            while len(there) > 0:
+                if len(ahead) >= PORTIONS_AHEAD:
+                    self._take_out([ahead.pop(0)], buffers, loaded)
+                try:
+                    lease = space.acquire(names[there])
+                except errors.NotFound:  # since
+                    there = there[1:]
+                    continue
+                except errors.ResourceExhausted:
+                    if not ahead:
+                        return "no room to bring values up", loaded
+                    self._take_out(ahead, buffers, loaded)  # it may be what this batch holds
+                    continue
+                got = lease.usable
+                ahead.append((lease, [portion[i] for i in there[:got]]))
+                there = there[got:]
         self._take_out(ahead, buffers, loaded)
         return "", loaded
 
@@ -170,8 +180,8 @@ class TerraceConnector:
                     count = lease.usable
                     try:
                         lease.wait_parts(1)
-                        lease.scatter(_pieces(np.arange(count), [buffers[i] for i in portion[:count]]),
-                                      self._copy_threads)
+                        into = [buffers[i] for i in portion[:count]]
+                        lease.scatter(_pieces(np.arange(count), into), self._copy_threads)
                         break
                     except errors.DataLoss:
                         if lease.usable >= count:
@@ -187,7 +197,7 @@ class TerraceConnector:
         while not found.all():
             sizes = self._known_sizes(known)
             for size in sizes[known:]:
-                space = self._space(self._lookup_client, size)
+                space = self._lookup_spaces.of(size)
                 found |= space.find(space.keys(encoded))["tier"] != 0
             if len(sizes) == known:
                 break
@@ -197,7 +207,7 @@ class TerraceConnector:
     def _delete(self, keys: Sequence[str]) -> list[bool]:
         deleted = [False] * len(keys)
         for size in self._known_sizes(0):
-            space = self._space(self._client, size)
+            space = self._spaces.of(size)
             for i, key in enumerate(keys):
                 try:
                     space.client.rm(space.key(key.encode()))
@@ -205,10 +215,6 @@ class TerraceConnector:
                 except errors.NotFound:
                     pass
         return deleted
-
-    @staticmethod
-    def _space(client: ReconnectingClient, size: int) -> BlockSpace:
-        return client.space("lmcache object", size)
 
     def _portions(self, buffers: Sequence[memoryview]) -> Iterator[tuple[BlockSpace, list[int]]]:
         """Indexes of buffers of one size, some at a time."""
@@ -218,7 +224,7 @@ class TerraceConnector:
         for size, indexes in by_size.items():
             step = max(PORTION_BYTES // max(size, 1), 1)
             for begin in range(0, len(indexes), step):
-                yield self._space(self._client, size), indexes[begin : begin + step]
+                yield self._spaces.of(size), indexes[begin : begin + step]
 
     # --- sizes -----------------------------------------------------------------------------------
     # A key tells nothing of its value's size, and a size is a space of its own. So those in use are
@@ -228,7 +234,7 @@ class TerraceConnector:
         with self._sizes_lock:
             if size in self._sizes:
                 return
-            client = self._space(self._client, size).client
+            client = self._spaces.of(size).client
             self._read_sizes(client)
             while size not in self._sizes and len(self._sizes) < MAX_SIZES:
                 key = client.opaque_key(f"lmcache size {len(self._sizes)}")
@@ -243,10 +249,10 @@ class TerraceConnector:
         """All sizes known; looks for more when there are no more than `count` of them."""
         with self._sizes_lock:
             if len(self._sizes) <= count:
-                self._read_sizes(self._space(self._lookup_client, 1).client)
+                self._read_sizes(self._lookup_spaces.of(1).client)
             return list(self._sizes)
 
-    def _read_sizes(self, client: terrace_kv.Client) -> None:
+    def _read_sizes(self, client: Client) -> None:
         while len(self._sizes) < MAX_SIZES:
             try:
                 with client.get(client.opaque_key(f"lmcache size {len(self._sizes)}")) as lease:
@@ -254,6 +260,38 @@ class TerraceConnector:
                     self._sizes.append(int(bytes(lease.payload())))
             except (errors.NotFound, errors.DataLoss):
                 return
+
+
+class _Spaces:
+    """Spaces of one connection, one a size. Any thread."""
+
+    def __init__(self, open_client: Callable[[], Client]) -> None:
+        self._session = BlockSession(open_client, [SpaceLayout(SPACE, (1,))])
+        self._lock = threading.Lock()
+        self._base: tuple[BlockSpace, ...] | None = None  # that the others are of
+        self._by_size: dict[int, BlockSpace] = {}
+
+    def of(self, size: int) -> BlockSpace:
+        """Raises Unavailable while there is no daemon."""
+        base = self._session.spaces
+        if base is None:
+            raise errors.Unavailable("there is no daemon")
+        with self._lock:
+            if base is not self._base:
+                self._base, self._by_size = base, {}
+            if size not in self._by_size:
+                self._by_size[size] = base[0].client.blocks(SPACE, [size])
+            return self._by_size[size]
+
+    def lost(self, error: errors.TerraceError) -> None:
+        """To be told of every error of a call."""
+        base = self._session.spaces
+        if base is not None and not base[0].client.alive:
+            self._session.lost(error, base)
+
+    def close(self) -> None:
+        self._session.close()
+        self._base, self._by_size = None, {}
 
 
 def _names(space: BlockSpace, keys: Sequence[str], indexes: list[int]) -> np.ndarray:

@@ -232,7 +232,8 @@ class StoreOperation {
   std::unique_ptr<State> state_;
 };
 
-// What an engine expects to read, for Client::Hint. Views are borrowed for the call.
+// What an engine expects to read, for Client::Hint, and then acquires in one call: that is how it
+// is known that the request has started. Views are borrowed for the call.
 struct ExpectedRead {
   HintKind kind = HintKind::kQueue;
   // Names the request among those of this Client. Said again with the same kind it takes the place

@@ -29,9 +29,9 @@ test-engines: configure ## vLLM, LMCache, Redis clients and llama.cpp on terrace
 	@cmake --build $(build_dir) --target terraced terrace terrace_shared
 	@echo "test-engines: each engine's own process against a daemon (minutes)"
 	@rm -rf build/engines/results build/engines.json
-	@failed=0; TERRACE_BUILD_DIR=$(CURDIR)/$(build_dir) build/engines/venv/bin/python -m pytest tests/engines \
-	  -v --durations=10 --junitxml=build/engines/results/engines.xml || failed=1; \
-	scripts/run-tests --total build/engines --also-failed $$failed
+	@status=0; TERRACE_BUILD_DIR=$(CURDIR)/$(build_dir) build/engines/venv/bin/python -m pytest tests/engines \
+	  -v --durations=10 --junitxml=build/engines/results/engines.xml || status=$$?; \
+	scripts/run-tests --total build/engines && exit $$status
 
 bench: build ## every suite of terrace-bench, against its reference in the same run
 	@echo "bench: terrace-bench all"

@@ -4,51 +4,53 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
 import terrace_kv
+import torch
 from terrace_kv import errors
 from terrace_kv.connectors import session
 from terrace_kv.connectors.options import PagedOptions
+from terrace_kv.connectors.paged_device import DeviceMemory
 from terrace_kv.connectors.paged_memory import PagedMemory
 from terrace_kv.connectors.paged_transfer import Blocks, StepPlan, StepTransfer
 from terrace_kv.connectors.vllm_lookup import PrefixLookup
 
-BLOCKS, LAYERS = 12, 3
+BLOCKS, PARTS = 12, 6
 
 
-class Array:
-    """A numpy array with the methods of a tensor that are used."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape = array.shape
-
-    def stride(self) -> list[int]:
-        return [stride // self.array.itemsize for stride in self.array.strides]
-
-    def data_ptr(self) -> int:
-        return self.array.ctypes.data
-
-    def element_size(self) -> int:
-        return self.array.itemsize
+Caches = dict[str, torch.Tensor]
 
 
-def caches(seed: int) -> dict[str, Array]:
-    """Layers of several layouts: blocks first, K and V first, heads and tokens swapped."""
-    random = np.random.default_rng(seed)
+def caches(seed: int) -> Caches:
+    """Layers of several layouts: blocks first, K and V first, heads and tokens swapped, two in one
+    storage, bytes, and two that are the same."""
+    random = torch.Generator().manual_seed(seed)
 
-    def values(*shape: int) -> np.ndarray:
-        return random.integers(0, 2**16, shape, dtype=np.uint16)
+    def values(*shape: int, dtype: torch.dtype = torch.int16) -> torch.Tensor:
+        return torch.randint(-100, 100, shape, dtype=dtype, generator=random)
 
-    return {"model.layers.10.attn": Array(values(BLOCKS, 2, 16, 8)),
-            "model.layers.2.attn": Array(values(2, BLOCKS, 16, 2, 8)),
-            "model.layers.9.attn": Array(values(BLOCKS, 16, 2, 8).transpose(0, 2, 1, 3))}
+    both = values(BLOCKS, 2, 16, 12)
+    return {"model.layers.10.attn": values(BLOCKS, 2, 16, 8),
+            "model.layers.2.attn": values(2, BLOCKS, 16, 2, 8),
+            "model.layers.9.attn": values(BLOCKS, 16, 2, 8).permute(0, 2, 1, 3),
+            "model.layers.11.attn": both[:, 0], "model.layers.12.attn": both[:, 1],
+            "model.layers.13.attn": values(2, BLOCKS, 7, 3, dtype=torch.int8),
+            "model.layers.14.attn": both[:, 1]}
 
 
-def block_bytes(layers: dict[str, Array], block: int) -> list[bytes]:
-    return [np.ascontiguousarray(each.array[:, block] if each.shape[0] == 2 else each.array[block])
-            .tobytes() for each in layers.values()]
+def block_bytes(layers: Caches, block: int) -> list[bytes]:
+    return [(each[:, block] if each.shape[0] == 2 else each[block]).contiguous().numpy().tobytes()
+            for each in layers.values()]
+
+
+def staged_memory(layers: Caches, num_blocks: int) -> DeviceMemory:
+    """With so little staging memory that every copy waits for the one before."""
+    return DeviceMemory(layers, num_blocks, slot_bytes=1, save_bytes=1)
+
+
+@pytest.fixture(params=[PagedMemory, DeviceMemory, staged_memory])
+def paged(request):
+    return request.param
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def sessions(daemon):
 def run_step(transfer: StepTransfer, plan: StepPlan) -> set[int]:
     transfer.begin(plan)
     transfer.load()
-    for part in range(1, LAYERS + 1):
+    for part in range(1, PARTS + 1):
         transfer.wait_part(part)
         transfer.save_part(part)
     transfer.finish()
@@ -79,30 +81,35 @@ def run_step(transfer: StepTransfer, plan: StepPlan) -> set[int]:
 
 def test_layers_are_parts_in_the_order_of_their_numbers():
     memory = PagedMemory(caches(1), BLOCKS)
-    assert [memory.part_of(f"model.layers.{i}.attn") for i in (2, 9, 10)] == [1, 2, 3]
-    assert memory.part_bytes == (1024, 512, 512)
-    shared = caches(1)
-    shared["model.layers.11.attn"] = shared["model.layers.10.attn"]
-    again = PagedMemory(shared, BLOCKS)
-    assert again.part_of("model.layers.11.attn") == 3 and len(again.layers) == 3
+    assert [memory.part_of(f"model.layers.{i}.attn") for i in (2, 9, 10, 11, 12, 13)] == [
+        1, 2, 3, 4, 5, 6]
+    assert memory.part_bytes == (1024, 512, 512, 384, 384, 42)
+    assert memory.part_of("model.layers.14.attn") == 5  # the same as 12
 
 
-@pytest.mark.parametrize("array", [
-    np.zeros((BLOCKS + 1, 4), np.uint8), np.zeros((4, 4, BLOCKS), np.uint8),
-    np.zeros((BLOCKS, 8), np.uint8)[:, ::2]])
-def test_memory_that_is_not_paged_is_refused(array):
+@pytest.mark.parametrize("tensor", [
+    torch.zeros((BLOCKS + 1, 4)), torch.zeros((4, 4, BLOCKS)), torch.zeros((BLOCKS, 8))[:, ::2]])
+def test_memory_that_is_not_paged_is_refused(paged, tensor):
     with pytest.raises(errors.InvalidArgument, match="layer0: a KV cache of shape"):
-        PagedMemory({"layer0": Array(array)}, BLOCKS)
+        paged({"layer0": tensor}, BLOCKS)
 
 
-def test_what_a_step_stores_another_loads(sessions):
+def test_memory_of_two_devices_is_refused():
+    layers = {"layer0": torch.zeros(BLOCKS, 4), "layer1": torch.zeros(BLOCKS, 4, device="meta")}
+    with pytest.raises(errors.InvalidArgument, match="kv_caches: on cpu, meta; expected one"):
+        DeviceMemory(layers, BLOCKS)
+
+
+def test_what_a_step_stores_another_loads(sessions, paged):
     stored, loaded = caches(1), caches(2)
-    save = StepTransfer(sessions(PagedMemory(stored, BLOCKS)), PagedMemory(stored, BLOCKS), 5)
+    memory = paged(stored, BLOCKS)
+    save = StepTransfer(sessions(memory), memory, 5)
     names = [f"block {i}".encode() for i in range(4)]
     assert not run_step(save, StepPlan(saves=[Blocks(names, [5, 0, 7, 2])], tokens=64,
                                        block_tokens=16))
     assert save.counters["saved_blocks"] == 4
-    load = StepTransfer(sessions(PagedMemory(loaded, BLOCKS)), PagedMemory(loaded, BLOCKS), 5)
+    memory = paged(loaded, BLOCKS)
+    load = StepTransfer(sessions(memory), memory, 5)
     before = {block: block_bytes(loaded, block) for block in range(BLOCKS)}
     plan = StepPlan(loads=[Blocks(names[:3], [1, 11, 3])],
                     saves=[Blocks(names, [1, 11, 3, 4])])  # all there but in other blocks
@@ -114,9 +121,32 @@ def test_what_a_step_stores_another_loads(sessions):
     assert load.counters["loaded_blocks"] == 3 and load.counters["saved_blocks"] == 0
 
 
-def test_a_load_that_fails_names_its_blocks_and_stores_nothing(sessions):
+@pytest.mark.parametrize("saves, loads", [(PagedMemory, DeviceMemory), (DeviceMemory, PagedMemory)])
+def test_what_a_device_stores_another_memory_loads(sessions, saves, loads):
+    stored, loaded = caches(1), caches(2)
+    for layers, memory, plan in (
+            (stored, saves, StepPlan(saves=[Blocks([b"a", b"b"], [3, 4])], tokens=1)),
+            (loaded, loads, StepPlan(loads=[Blocks([b"a", b"b"], [9, 0])]))):
+        placed = memory(layers, BLOCKS)
+        assert not run_step(StepTransfer(sessions(placed), placed, 5), plan)
+    assert block_bytes(loaded, 9) == block_bytes(stored, 3)
+    assert block_bytes(loaded, 0) == block_bytes(stored, 4)
+
+
+def test_a_step_that_was_cut_short_stores_nothing(sessions, paged):
+    memory = paged(caches(1), BLOCKS)
+    transfer = StepTransfer(sessions(memory), memory, 5)
+    transfer.begin(StepPlan(saves=[Blocks([b"a"], [0])], tokens=1))
+    for part in range(1, PARTS):  # the last layer raises, and the engine ends the step
+        transfer.save_part(part)
+    transfer.finish()
+    assert transfer.counters["saved_blocks"] == 0
+    assert run_step(transfer, StepPlan(loads=[Blocks([b"a"], [1])])) == {1}
+
+
+def test_a_load_that_fails_names_its_blocks_and_stores_nothing(sessions, paged):
     layers = caches(1)
-    memory = PagedMemory(layers, BLOCKS)
+    memory = paged(layers, BLOCKS)
     transfer = StepTransfer(sessions(memory), memory, 5)
     run_step(transfer, StepPlan(saves=[Blocks([b"a"], [0])], tokens=1))
     plan = StepPlan(loads=[Blocks([b"a", b"missing", b"b"], [1, 2, 3])],

@@ -1,4 +1,5 @@
-"""An engine's paged KV memory: where the bytes of a block lie in each layer."""
+"""An engine's paged KV memory: where the bytes of a block lie in each layer, and the copies between
+there and the store. This one is memory of the CPU, copied by pointer; paged_device.py's is not."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from terrace_kv import blocks, errors
+from terrace_kv.blocks import BlockLease, BlockStore
 
 
 class Tensor(Protocol):
@@ -89,29 +91,52 @@ class PagedMemory:
         """The number of a layer's part, from 1."""
         return self._part_of[name]
 
-    def pieces(self, block_ids: Sequence[int], indices: np.ndarray | None = None) -> Pieces:
-        """Where blocks lie. `indices` are theirs in the store or lease; None: 0, 1, 2 ..."""
+    def target(self, block_ids: Sequence[int]) -> LoadTarget:
+        """Blocks to be loaded, in the order of a lease; the engine's work so far still reads what
+        they held before."""
+        return self._place(np.arange(len(block_ids)), block_ids)
+
+    def source(self, block_ids: Sequence[int], indices: np.ndarray) -> SaveSource:
+        """Blocks to be stored, which are `indices` of a store."""
+        return self._place(indices, block_ids)
+
+    def _place(self, indices: np.ndarray, block_ids: Sequence[int]) -> _Pointers:
         ids = np.asarray(block_ids, np.uint64)
-        index = np.arange(len(ids)) if indices is None else indices
         of_part = []
         for part, layer in enumerate(self.layers, 1):
             offsets = np.array(layer.offsets, np.uint64) + np.uint64(layer.address)
             address = ids[:, None] * np.uint64(layer.block_stride) + offsets
-            of_part.append(blocks.pieces(index[:, None], part, address, layer.run_bytes))
-        return Pieces(of_part, [len(layer.offsets) for layer in self.layers])
+            of_part.append(blocks.pieces(indices[:, None], part, address, layer.run_bytes))
+        return _Pointers(of_part, [len(layer.offsets) for layer in self.layers])
 
 
-class Pieces:
-    """Lists of pieces by part, each in the order of blocks."""
+class LoadTarget(Protocol):
+    def load(self, lease: BlockLease, part: int, leading: int) -> None:
+        """Copies a part of the leading blocks, which the lease has. What the engine does from now
+        on sees it. Raises as BlockLease.scatter()."""
+
+
+class SaveSource(Protocol):
+    def save(self, store: BlockStore, part: int) -> None:
+        """Copies a part of all blocks as the engine's work so far leaves it, until finish() at the
+        latest. Raises as BlockStore.gather()."""
+
+    def finish(self, store: BlockStore) -> None:
+        """Waits until everything is copied. Raises as save()."""
+
+
+class _Pointers:
+    """A list of pieces a part, each in the order of blocks: a target and a source."""
 
     def __init__(self, of_part: list[np.ndarray], runs: list[int]) -> None:
         self._of_part = of_part
         self._runs = runs
 
-    def part(self, part: int, leading: int | None = None) -> np.ndarray:
-        """The pieces of one part: of all blocks, or of the leading ones."""
-        array = self._of_part[part - 1]
-        return array if leading is None else array[: leading * self._runs[part - 1]]
+    def load(self, lease: BlockLease, part: int, leading: int) -> None:
+        lease.scatter(self._of_part[part - 1][: leading * self._runs[part - 1]])
 
-    def all(self) -> np.ndarray:
-        return np.concatenate(self._of_part)
+    def save(self, store: BlockStore, part: int) -> None:
+        store.gather(self._of_part[part - 1])
+
+    def finish(self, store: BlockStore) -> None:
+        pass

@@ -3,7 +3,8 @@ and stores the blocks that the step completed. Knows no engine.
 
 Nothing outlives the step: what is stored is copied before the engine may reuse a block, and what is
 loaded is there before a layer reads it. A load that fails names its blocks and lets the engine
-compute them; the step then stores nothing, as what it computed may rest on them.
+compute them; the step then stores nothing, as what it computed may rest on them. Nor does a step in
+which a layer did not say that it is computed: it was cut short by an error.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from terrace_kv import errors
 from terrace_kv.blocks import BlockLease, BlockSpace, BlockStore
-from terrace_kv.connectors.paged_memory import PagedMemory, Pieces
+from terrace_kv.connectors.paged_memory import LoadTarget, PagedMemory, SaveSource
 from terrace_kv.connectors.session import BlockSession
 
 LEASE_TTL_S = 60  # longer than any step
@@ -50,7 +51,7 @@ class _Load:
     wanted: Blocks
     spaces: tuple[BlockSpace, ...]
     lease: BlockLease
-    pieces: Pieces
+    target: LoadTarget
     usable: int  # leading blocks that are good so far
 
 
@@ -70,8 +71,8 @@ class StepTransfer:
         self._loaded_parts = 0
         self._store: BlockStore | None = None
         self._store_spaces: tuple[BlockSpace, ...] | None = None
-        self._store_pieces: Pieces | None = None
-        self._stored_parts: set[int] = set()
+        self._source: SaveSource | None = None
+        self._saved_parts: set[int] = set()
         self._store_tried = False
         self._failed: set[int] = set()
         self._load_failed = False
@@ -101,7 +102,7 @@ class StepTransfer:
                 self._session.lost(error, spaces)
                 self._fail(wanted.block_ids, error)
                 continue
-            load = _Load(wanted, spaces, lease, self._memory.pieces(wanted.block_ids),
+            load = _Load(wanted, spaces, lease, self._memory.target(wanted.block_ids),
                          len(wanted.names))
             self._loads.append(load)
             self._shrink(load, "gone since the lookup")
@@ -132,7 +133,7 @@ class StepTransfer:
         while load.usable:
             try:
                 self._wait(load.lease, part)
-                load.lease.scatter(load.pieces.part(part, load.usable))
+                load.target.load(load.lease, part, load.usable)
                 return
             except errors.DataLoss as error:  # a block is bad; those before it are not
                 if not self._shrink(load, error):
@@ -179,13 +180,15 @@ class StepTransfer:
 
     def save_part(self, part: int) -> None:
         """The step has computed this part of its blocks."""
-        if not self._plan.saves or self._load_failed:
-            return
+        if not self._plan.saves or self._load_failed or part in self._saved_parts:
+            return  # layers may share a part: the first computes it
         start = time.monotonic()
         if not self._store_tried:
             # So far the step is one part of all old.
             self._begin_store((start - self._began) * self._parts)
-        self._gather((part,))
+        self._saved_parts.add(part)
+        if self._source is not None:
+            self._copy(lambda: self._source.save(self._store, part))
         self.counters["save_us"] += _elapsed_us(start)
 
     def _begin_store(self, step_s: float) -> None:
@@ -206,32 +209,27 @@ class StepTransfer:
             return
         needed = np.flatnonzero(self._store.needed)
         if len(needed):
-            self._store_pieces = self._memory.pieces(np.asarray(ids)[needed], needed)
+            self._source = self._memory.source(np.asarray(ids)[needed], needed)
 
-    def _gather(self, parts: Sequence[int]) -> None:
-        if self._store_pieces is None:
-            return
-        for part in parts:
-            if part in self._stored_parts:
-                continue
-            try:
-                self._store.gather(self._store_pieces.part(part))
-                self._stored_parts.add(part)
-            except errors.TerraceError:  # the client is gone
-                self._store_pieces = None
-                return
+    def _copy(self, copy: Callable[[], None]) -> None:
+        try:
+            copy()
+        except errors.TerraceError:  # the client is gone, as commit() will tell
+            self._source = None
 
     def finish(self) -> None:
         """The step is computed: publishes what it stored and ends its loads."""
         if self._plan.loads:
             self.wait_part(self._parts)  # for layers that did not ask
         start = time.monotonic()
-        if self._plan.saves and not self._load_failed:
-            if not self._store_tried:  # layers that did not say so
-                self._begin_store(start - self._began)
-            self._gather(range(1, self._parts + 1))
-            if self._store is not None:
+        if self._store is not None and not self._load_failed:
+            if len(self._saved_parts) == self._parts:
+                if self._source is not None:
+                    self._copy(lambda: self._source.finish(self._store))
                 self._commit()
+            else:
+                _log.warning("terrace: a step stored nothing, as only %d of its %d layers were "
+                             "computed", len(self._saved_parts), self._parts)
             self.counters["save_us"] += _elapsed_us(start)
         for load in self._loads:
             self.counters["loaded_blocks"] += load.usable
@@ -239,8 +237,8 @@ class StepTransfer:
             load.lease.close()
         if self._store is not None:
             self._store.close()
-        self._store = self._store_pieces = None
-        self._stored_parts.clear()
+        self._store = self._source = None
+        self._saved_parts.clear()
         self._loads.clear()
         self._plan = StepPlan()
 

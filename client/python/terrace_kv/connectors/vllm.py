@@ -24,9 +24,9 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-from terrace_kv import errors
 from terrace_kv.connectors import session, vllm_space
 from terrace_kv.connectors.options import PagedOptions
+from terrace_kv.connectors.paged_device import DeviceMemory
 from terrace_kv.connectors.paged_memory import PagedMemory
 from terrace_kv.connectors.paged_transfer import Blocks, StepPlan, StepTransfer
 from terrace_kv.connectors.vllm_lookup import PrefixLookup
@@ -100,11 +100,9 @@ class TerraceConnector(KVConnectorBase_V1):
     # --- worker ---------------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        devices = {tensor.device.type for tensor in kv_caches.values()}
-        if devices != {"cpu"}:
-            raise errors.InvalidArgument(
-                f"kv_caches: on {', '.join(sorted(devices))}; this connector copies CPU memory")
-        self._memory = PagedMemory(kv_caches, self._kv_cache_config.num_blocks)
+        on_cpu = all(tensor.device.type == "cpu" for tensor in kv_caches.values())
+        memory = PagedMemory if on_cpu else DeviceMemory
+        self._memory = memory(kv_caches, self._kv_cache_config.num_blocks)
         layers = get_layers_from_vllm_config(self._vllm_config, AttentionLayerBase, list(kv_caches))
         text = vllm_space.describe(self._vllm_config, self._kv_cache_config, kv_caches, layers,
                                    self._options.namespace)

@@ -18,8 +18,8 @@ def _free_port() -> int:
 
 
 class LmcacheServer:
-    """Its best setting on a CPU: chunks of vLLM's block size, moved by the server through shared
-    memory."""
+    """By default its best setting on a CPU: chunks of vLLM's block size, moved by the server through
+    shared memory."""
 
     def __init__(self, directory: pathlib.Path, chunk_tokens: int = 128,
                  arguments: tuple[str, ...] = ()) -> None:
@@ -52,8 +52,8 @@ class LmcacheServer:
             except OSError:
                 time.sleep(0.2)
 
-    def transfer(self) -> dict:
+    def transfer(self, mode: str = "lmcache_driven") -> dict:
         """KVTransferConfig for this server."""
         return {"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both",
                 "kv_connector_extra_config": {"lmcache.mp.port": self.port,
-                                              "lmcache.mp.mp_transfer_mode": "lmcache_driven"}}
+                                              "lmcache.mp.mp_transfer_mode": mode}}

@@ -4,32 +4,41 @@ bit, and whatever fails gives the right output by computing it.
 The tests run in the order of this file and share engines and what they stored: starting an engine
 takes longer than any of them. First bf16, then fp32, where the failures are: there a prompt
 computed in other pieces gives the same tokens, which in bf16 it does not.
+
+TERRACE_LMCACHE_DEFAULT=1 adds the row vllm_owned_ms_default, against LMCache as it comes (chunks of
+256 tokens that the engine moves): a minute more.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio.base_events
+import contextlib
 import difflib
 import json
+import os
 import pathlib
 import pickle
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
 
 import pytest
 import terrace_kv
 from lmcache_server import LmcacheServer
-from terraced import MIB, Terraced
+from terraced import MIB, Terraced, program
 from vllm_engine import VllmEngine, terrace_transfer
 
 SOURCES = (argparse, asyncio.base_events, difflib)
 PROMPT_TOKENS, NEW_TOKENS = 1500, 32
+GROWN_TOKENS = 44  # so many more need another block
 BLOCKS = PROMPT_TOKENS // 128
 LONG_TOKENS = 3000
-LONG_BYTES = LONG_TOKENS // 128 * 2_949_120  # of a block, bf16
+BLOCK_BYTES = 2_949_120  # bf16
+LONG_BYTES = LONG_TOKENS // 128 * BLOCK_BYTES
 PAIRS = 5
 
 
@@ -108,17 +117,26 @@ def expect_loaded(engine: VllmEngine, references) -> None:
     assert engine.counter("loaded_blocks") == before + len(references) * BLOCKS
 
 
-def reconnect(store: Terraced) -> None:
-    """Waits until both sides of an engine have found the daemon again."""
-    store.wait_for("both sessions", lambda status: len(
-        [each for each in status["sessions"] if each["client_name"].startswith("vllm")]) >= 2)
+@contextlib.contextmanager
+def reconnecting(engine: VllmEngine) -> Iterator[None]:
+    """The daemon goes and comes back meanwhile. Waits until both sides of the engine say that they
+    have found it: the daemon knows of their sessions sooner than they do."""
+    def found() -> int:
+        return engine.log().count("terrace: the daemon is back")
+
+    before = found()
+    yield
+    end = time.monotonic() + 30
+    while found() < before + 2:
+        assert time.monotonic() < end, engine.log()[-2000:]
+        time.sleep(0.02)
 
 
-def restart(store: Terraced) -> None:
-    store.terrace("flush")
-    assert store.stop() == 0
-    store.start()
-    reconnect(store)
+def restart(engine: VllmEngine, store: Terraced) -> None:
+    with reconnecting(engine):
+        assert store.terrace("flush").returncode == 0
+        assert store.stop() == 0
+        store.start()
 
 
 def test_loaded_after_a_reset_is_bit_equal(bf16, bf16_references):
@@ -127,16 +145,35 @@ def test_loaded_after_a_reset_is_bit_equal(bf16, bf16_references):
 
 
 def test_loaded_after_a_daemon_restart_is_bit_equal(bf16, bf16_references, store):
-    restart(store)
+    restart(bf16, store)
     bf16.reset()
     expect_loaded(bf16, bf16_references)
 
 
-def test_time_of_a_load_that_the_store_owns(bf16, place, smollm2_dir, engine_rows):
-    """Loaded minus local hit, alternated with LMCache in the same run."""
-    with LmcacheServer(place) as server:
+def test_counters_tell_what_was_moved(bf16, bf16_references):
+    bf16.reset()
+    before = bf16.metrics()
+    prompt, reference = bf16_references[0]
+    same(bf16.generate(prompt, NEW_TOKENS), reference)
+    after = bf16.metrics()
+    moved = {name.removeprefix("vllm:terrace_"): after[name] - before.get(name, 0)
+             for name in after if name.startswith("vllm:terrace_")}
+    assert moved.pop("load_us") > 0 and moved.pop("save_us") > 0  # asks what is not there yet
+    assert {name: count for name, count in moved.items() if count} == {
+        "lookup_blocks": BLOCKS, "lookup_hit_blocks": BLOCKS, "load_requests": 1,
+        "loaded_blocks": BLOCKS, "loaded_bytes": BLOCKS * BLOCK_BYTES}
+    assert after["vllm:terrace_saved_blocks"] == len(SOURCES) * BLOCKS
+    assert after["vllm:terrace_saved_bytes"] == len(SOURCES) * BLOCKS * BLOCK_BYTES
+    hits = "vllm:external_prefix_cache_hits"  # vLLM's own count, in tokens
+    assert after[hits] - before[hits] == BLOCKS * 128
+
+
+def measure_owned(bf16: VllmEngine, place: pathlib.Path, model: pathlib.Path, chunk_tokens: int,
+                  mode: str) -> tuple[list[float], list[float]]:
+    """Loaded minus local hit, of terrace and of LMCache in turn: ms."""
+    with LmcacheServer(place, chunk_tokens) as server:
         server.ready()
-        with VllmEngine(place, smollm2_dir, "lmcache", transfer=server.transfer()) as other:
+        with VllmEngine(place, model, f"lmcache-{mode}", transfer=server.transfer(mode)) as other:
             other.ready()
             prompt = bf16.tokens(argparse, LONG_TOKENS)
             for each in (bf16, other):
@@ -150,7 +187,20 @@ def test_time_of_a_load_that_the_store_owns(bf16, place, smollm2_dir, engine_row
                     assert loaded["cached"] >= 2816, each.log()[-2000:]
                     assert loaded["ids"] == local["ids"]
                     owned.append(loaded["ms"] - local["ms"])
+    return ours, theirs
+
+
+def test_time_of_a_load_that_the_store_owns(bf16, place, smollm2_dir, engine_rows):
+    ours, theirs = measure_owned(bf16, place, smollm2_dir, 128, "lmcache_driven")
     engine_rows.add("vllm_owned_ms", ours, "LMCache server, chunk 128, lmcache_driven", theirs)
+
+
+@pytest.mark.skipif(not os.environ.get("TERRACE_LMCACHE_DEFAULT"),
+                    reason="a minute more: set TERRACE_LMCACHE_DEFAULT=1")
+def test_time_of_a_load_against_lmcache_as_it_comes(bf16, place, smollm2_dir, engine_rows):
+    ours, theirs = measure_owned(bf16, place, smollm2_dir, 256, "engine_driven")
+    engine_rows.add("vllm_owned_ms_default", ours, "LMCache server, chunk 256, engine_driven",
+                    theirs)
 
 
 def fio_read_ms(directory: pathlib.Path, size: int) -> float:
@@ -168,7 +218,7 @@ def test_time_of_a_first_touch_from_the_device(bf16, store, place, engine_rows):
     bf16.generate(prompt, 1, None)
     ours, device = [], []
     for _ in range(PAIRS):
-        restart(store)
+        restart(bf16, store)
         bf16.reset()
         loaded = bf16.generate(prompt, 1, None)
         local = bf16.generate(prompt, 1, None)
@@ -202,19 +252,31 @@ def test_loaded_by_a_fresh_process_is_bit_equal(bf16_references, place, store, s
 def test_fp32_is_bit_equal_too(fp32, fp32_references, store):
     fp32.reset()
     expect_loaded(fp32, fp32_references)
-    restart(store)
+    restart(fp32, store)
     fp32.reset()
     expect_loaded(fp32, fp32_references)
 
 
-def test_fp32_loaded_by_a_fresh_process_is_bit_equal(fp32_references, place, store, smollm2_dir):
-    with start(place, smollm2_dir, store, "fp32-fresh", dtype="float32") as fresh:
+def test_fp32_in_a_fresh_process_that_preempts(fp32_references, place, store, smollm2_dir):
+    """Loaded bit-equal. Then prompts fill all blocks, and the last is preempted when they grow: two
+    take a block from it, one of which was complete and comes back from the store."""
+    with start(place, smollm2_dir, store, "fp32-fresh", dtype="float32", max_model_len=2048,
+               num_gpu_blocks_override=1 + len(SOURCES) * (BLOCKS + 1)) as fresh:
         expect_loaded(fresh.ready(), fp32_references)
+        prompts = [prompt for prompt, _ in fp32_references]
+        alone = [fresh.generate(prompt, GROWN_TOKENS, None)["ids"] for prompt in prompts]
+        fresh.reset()
+        before = fresh.metrics()
+        assert fresh.together(prompts, GROWN_TOKENS) == alone
+        after = fresh.metrics()
+        assert after["vllm:num_preemptions"] > before["vllm:num_preemptions"]
+        loaded = after["vllm:terrace_loaded_blocks"] - before["vllm:terrace_loaded_blocks"]
+        assert loaded > len(prompts) * BLOCKS
 
 
 def test_a_daemon_killed_in_mid_load_costs_recomputation(fp32, fp32_references, store, engine_rows):
     prompt, reference = fp32_references[0]
-    restart(store)
+    restart(fp32, store)
     fp32.reset()
     waited, failed = fp32.counter("load_us"), fp32.counter("load_failed_blocks")
     with terrace_kv.open(socket=store.socket_path) as client:
@@ -229,8 +291,8 @@ def test_a_daemon_killed_in_mid_load_costs_recomputation(fp32, fp32_references, 
     # Without a daemon: the same.
     fp32.reset()
     assert fp32.generate(prompt, NEW_TOKENS, None)["ids"] == reference["ids"]
-    store.start()
-    reconnect(store)
+    with reconnecting(fp32):
+        store.start()
     fp32.reset()
     assert fp32.generate(prompt, NEW_TOKENS)["ids"] == reference["ids"]
 
@@ -238,27 +300,32 @@ def test_a_daemon_killed_in_mid_load_costs_recomputation(fp32, fp32_references, 
 def test_a_daemon_that_hangs_costs_recomputation(fp32, fp32_references, store):
     prompt, reference = fp32_references[1]
     fp32.reset()
-    store.process.send_signal(signal.SIGSTOP)
-    assert fp32.generate(prompt, NEW_TOKENS, None)["ids"] == reference["ids"]
-    store.process.send_signal(signal.SIGCONT)
-    reconnect(store)
+    with reconnecting(fp32):
+        store.process.send_signal(signal.SIGSTOP)
+        assert fp32.generate(prompt, NEW_TOKENS, None)["ids"] == reference["ids"]
+        store.process.send_signal(signal.SIGCONT)
     fp32.reset()
     expect_loaded(fp32, fp32_references[1:2])
 
 
+def flip_bits(path: pathlib.Path) -> None:
+    """One in every MiB, so that no object is spared."""
+    with open(path, "r+b") as file:
+        for place in range(MIB // 2, path.stat().st_size, MIB):
+            file.seek(place)
+            byte = file.read(1)
+            file.seek(place)
+            file.write(bytes([byte[0] ^ 0x10]))
+
+
 def test_a_corrupt_object_costs_recomputation(fp32, fp32_references, store):
     prompt, reference = fp32_references[2]
-    store.terrace("flush")
-    assert store.stop() == 0
-    for segment in (store.directory / "state" / "nvme").rglob("*.tseg"):
-        with open(segment, "r+b") as file:
-            for place in range(MIB // 2, segment.stat().st_size, MIB):
-                file.seek(place)
-                byte = file.read(1)
-                file.seek(place)
-                file.write(bytes([byte[0] ^ 0x10]))
-    store.start()
-    reconnect(store)
+    with reconnecting(fp32):
+        assert store.terrace("flush").returncode == 0
+        assert store.stop() == 0
+        for segment in (store.directory / "state" / "nvme").rglob("*.tseg"):
+            flip_bits(segment)
+        store.start()
     fp32.reset()
     failed = fp32.counter("load_failed_blocks")
     assert fp32.generate(prompt, NEW_TOKENS)["ids"] == reference["ids"]
@@ -267,18 +334,35 @@ def test_a_corrupt_object_costs_recomputation(fp32, fp32_references, store):
     expect_loaded(fp32, fp32_references[2:])
 
 
-def test_without_room_nothing_is_stored_and_nothing_breaks(place, smollm2_dir, fp32_references):
-    """A full tier: the daemon has less memory than one prompt and no disk."""
+class OnSmallDisk(Terraced):
+    """Its state is on a file system of 20 MiB, less than its configuration counts on."""
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        state = self.directory / "state"
+        state.mkdir(exist_ok=True)
+        own = ["unshare", "--mount"] + (["--map-root-user"] if os.getuid() else [])
+        mount = 'mount -t tmpfs -o size=20m terrace "$0" && exec "$@"'
+        with open(self.log_path, "ab") as log:
+            return subprocess.Popen([*own, "sh", "-c", mount, str(state), program("terraced"),
+                                     "--config", str(self.config_path)], stdout=log, stderr=log)
+
+
+def test_without_room_in_memory_and_on_disk_nothing_breaks(place, smollm2_dir, fp32_references):
+    """The daemon has less memory than one prompt, and its disk is full."""
     directory = place / "small"
     directory.mkdir()
-    prompt, reference = fp32_references[0]
-    with Terraced(directory, host_bytes=16 * MIB, headroom=1 * MIB, nvme_bytes=0) as small:
+    with OnSmallDisk(directory, host_bytes=16 * MIB, headroom=1 * MIB,
+                     nvme_bytes=256 * MIB) as small:
         with start(place, smollm2_dir, small, "small", dtype="float32") as engine:
             engine.ready()
-            assert engine.generate(prompt, NEW_TOKENS, None)["ids"] == reference["ids"]
+            for _ in range(2):
+                for prompt, reference in fp32_references:
+                    answer = engine.generate(prompt, NEW_TOKENS, None)
+                    assert answer["ids"] == reference["ids"]
+                engine.reset()
             assert engine.counter("save_dropped_blocks") > 0
-            engine.reset()
-            assert engine.generate(prompt, NEW_TOKENS, None)["ids"] == reference["ids"]
+            assert small.status()["counters"]["nvme_write_errors"] > 0
+            assert "No space left on device" in small.log_path.read_text()
 
 
 def test_a_wrong_socket_ends_the_start_and_is_named(place, smollm2_dir):

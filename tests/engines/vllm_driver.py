@@ -3,6 +3,7 @@ the descriptor that is given. A program of its own, so that a test may end it at
 
     {"op": "generate", "ids": [...], "max_tokens": n, "logprobs": k}
         -> {"ids": [...], "logprobs": [[[token, value], ...], ...], "cached": n, "ms": t}
+    {"op": "together", "prompts": [[...], ...], "max_tokens": n} -> {"ids": [[...], ...]}
     {"op": "reset"}    empties vLLM's own prefix cache
     {"op": "metrics"}  -> {name: value}
     {"op": "tokens", "text": "...", "count": n} -> {"ids": [...]}
@@ -24,8 +25,8 @@ def _engine(settings: dict):
     transfer = settings.pop("transfer", None)
     if transfer is not None:
         settings["kv_transfer_config"] = KVTransferConfig(**transfer)
-    return LLM(enforce_eager=True, max_model_len=4096, max_num_batched_tokens=4096, max_num_seqs=4,
-               disable_log_stats=False, **settings)
+    defaults = {"max_model_len": 4096, "max_num_batched_tokens": 4096, "max_num_seqs": 4}
+    return LLM(enforce_eager=True, disable_log_stats=False, **{**defaults, **settings})
 
 
 def _generate(llm, command: dict) -> dict:
@@ -43,10 +44,21 @@ def _generate(llm, command: dict) -> dict:
             "ms": elapsed * 1e3}
 
 
+def _together(llm, command: dict) -> dict:
+    from vllm import SamplingParams
+
+    wanted = SamplingParams(temperature=0, max_tokens=command["max_tokens"], ignore_eos=True)
+    prompts = [{"prompt_token_ids": ids} for ids in command["prompts"]]
+    return {"ids": [list(each.outputs[0].token_ids)
+                    for each in llm.generate(prompts, wanted, use_tqdm=False)]}
+
+
 def _answer(llm, command: dict) -> dict:
     match command["op"]:
         case "generate":
             return _generate(llm, command)
+        case "together":
+            return _together(llm, command)
         case "reset":
             return {"reset": llm.reset_prefix_cache()}
         case "metrics":

@@ -82,6 +82,10 @@ class VllmEngine:
     def generate(self, ids: list[int], max_tokens: int = 32, logprobs: int | None = 5) -> dict:
         return self.ask("generate", ids=ids, max_tokens=max_tokens, logprobs=logprobs)
 
+    def together(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
+        """Answers to prompts that run at the same time."""
+        return self.ask("together", prompts=prompts, max_tokens=max_tokens)["ids"]
+
     def reset(self) -> None:
         """Empties vLLM's own prefix cache. Blocks of a request that just ended may be held for a
         moment."""
@@ -92,7 +96,11 @@ class VllmEngine:
         raise AssertionError("vLLM's prefix cache could not be emptied")
 
     def counter(self, name: str) -> float:
-        return self.ask("metrics").get(f"vllm:terrace_{name}", 0)
+        return self.metrics().get(f"vllm:terrace_{name}", 0)
+
+    def metrics(self) -> dict[str, float]:
+        """vLLM's counters and gauges, as Prometheus reads them."""
+        return self.ask("metrics")
 
     def tokens(self, module: ModuleType, count: int) -> list[int]:
         """Real text: the source of a module of Python."""

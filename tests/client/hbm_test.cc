@@ -84,7 +84,8 @@ class HbmTest : public testing::Test {
   }
   ObjectInfo Info(uint32_t number) { return *client_->Show(Key(number)); }
   uint64_t Counter(const std::string& name) {
-    for (const auto& [counter, value] : client_->Status()->counters) {
+    const StatusReply status = *client_->Status();
+    for (const auto& [counter, value] : status.counters) {
       if (counter == name) return value;
     }
     ADD_FAILURE() << "no counter " << name;

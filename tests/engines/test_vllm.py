@@ -13,9 +13,9 @@ import asyncio.base_events
 import contextlib
 import difflib
 import json
-import os
 import pathlib
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -342,24 +342,27 @@ def test_a_corrupt_object_costs_recomputation(fp32, fp32_references, store):
     expect_loaded(fp32, fp32_references[2:])
 
 
-class OnSmallDisk(Terraced):
-    """Its state is on a file system of 20 MiB, less than its configuration counts on."""
+class OnFullDisk(Terraced):
+    """The kernel refuses it every segment, from its start on, as a full file system would; a limit
+    takes no privilege."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        state = self.directory / "state"
-        state.mkdir(exist_ok=True)
-        own = ["unshare", "--mount"] + (["--map-root-user"] if os.getuid() else [])
-        mount = 'mount -t tmpfs -o size=20m terrace "$0" && exec "$@"'
         with open(self.log_path, "ab") as log:
-            return subprocess.Popen([*own, "sh", "-c", mount, str(state), program("terraced"),
-                                     "--config", str(self.config_path)], stdout=log, stderr=log)
+            return subprocess.Popen(["sh", "-c", 'trap "" XFSZ && exec "$@"', "sh",
+                                     program("terraced"), "--config", str(self.config_path)],
+                                    stdout=log, stderr=log)
+
+    def start(self) -> Terraced:
+        super().start()
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (4 * MIB, 4 * MIB))
+        return self
 
 
 def test_without_room_in_memory_and_on_disk_nothing_breaks(place, smollm2_dir, fp32_references):
     """The daemon has less memory than one prompt, and its disk is full."""
     directory = place / "small"
     directory.mkdir()
-    with OnSmallDisk(directory, host_bytes=16 * MIB, headroom=1 * MIB,
+    with OnFullDisk(directory, host_bytes=16 * MIB, headroom=1 * MIB,
                      nvme_bytes=256 * MIB) as small:
         with start(place, smollm2_dir, small, "small", dtype="float32") as engine:
             engine.ready()
@@ -370,7 +373,7 @@ def test_without_room_in_memory_and_on_disk_nothing_breaks(place, smollm2_dir, f
                 engine.reset()
             assert engine.counter("save_dropped_blocks") > 0
             assert small.status()["counters"]["nvme_write_errors"] > 0
-            assert "No space left on device" in small.log_path.read_text()
+            assert "RESOURCE_EXHAUSTED" in small.log_path.read_text()
 
 
 def test_a_wrong_socket_ends_the_start_and_is_named(place, smollm2_dir):

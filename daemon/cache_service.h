@@ -57,6 +57,8 @@ class CacheService final : public Service {
   // Of status: counters of a front-end, which outlives the service's use.
   using Counters = std::vector<std::pair<std::string, uint64_t>>;
   void AddCounters(std::function<Counters()> counters) { more_counters_ = std::move(counters); }
+  // One observer in all, of the session's tenant's objects of these layouts (Catalog::Observe).
+  void Observe(CatalogObserver* observer, SessionId session, absl::Span<const uint32_t> layout_ids);
   // Where the tenant's bytes are mapped here, and what they take.
   const Tenant& TenantOfSession(SessionId session) {
     return tenants_[sessions_.Find(session)->tenant];

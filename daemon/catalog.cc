@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace terrace {
 
@@ -92,10 +93,28 @@ bool Catalog::EnterIndex(ObjectId id) {
   return true;
 }
 
+bool Catalog::Observed(const Entry& entry) const {
+  return observer_ != nullptr && entry.tenant == observed_tenant_ &&
+         std::find(observed_fingerprints_.begin(), observed_fingerprints_.end(),
+                   entry.fingerprint) != observed_fingerprints_.end();
+}
+
+void Catalog::Observe(CatalogObserver* observer, uint16_t tenant,
+                      std::vector<uint32_t> fingerprints) {
+  observer_ = observer;
+  observed_tenant_ = tenant;
+  observed_fingerprints_ = std::move(fingerprints);
+  if (observer == nullptr) return;
+  for (ObjectId id = 0; id < slot_count(); ++id) {
+    if (at(id).visible() && Observed(at(id))) observer_->Appeared(at(id));
+  }
+}
+
 void Catalog::LinkToParent(ObjectId id) {
   Entry& entry = at(id);
   entry.state = EntryState::kVisible;
   ++visible_count_;
+  if (Observed(entry)) observer_->Appeared(entry);
   if (entry.parent_head == 0 || entry.grain_count == 0) return;
   bool inserted = false;
   const auto first = first_child_.lazy_emplace(entry.parent_head, [&](const auto& construct) {
@@ -129,6 +148,7 @@ void Catalog::Unindex(ObjectId id) {
   if (entry.state == EntryState::kVisible) {
     UnlinkFromParent(id);
     --visible_count_;
+    if (Observed(entry)) observer_->Disappeared(entry);
   }
   const bool indexed = entry.state != EntryState::kDead && entry.state != EntryState::kHidden;
   if (indexed) by_key_.erase(by_key_.find(entry.key));

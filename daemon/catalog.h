@@ -90,9 +90,21 @@ struct Entry {
   bool visible() const { return state == EntryState::kVisible; }
 };
 
+// Told of objects that become visible, and that cease to be. Calls nothing of the catalog.
+class CatalogObserver {
+ public:
+  virtual ~CatalogObserver() = default;
+  virtual void Appeared(const Entry& entry) = 0;
+  virtual void Disappeared(const Entry& entry) = 0;
+};
+
 class Catalog {
  public:
   Catalog();
+
+  // One observer, of a tenant's objects with these fingerprints; it is told at once of those that
+  // are visible by now. Null: no more.
+  void Observe(CatalogObserver* observer, uint16_t tenant, std::vector<uint32_t> fingerprints);
 
   // Makes room for so many objects at once, for when they come all together.
   void Reserve(uint64_t objects);
@@ -172,6 +184,7 @@ class Catalog {
     bool operator()(uint64_t head, ObjectId b) const { return catalog->at(b).parent_head == head; }
   };
 
+  bool Observed(const Entry& entry) const;
   ObjectId NewSlot();
   void UnlinkFromParent(ObjectId id);
 
@@ -181,6 +194,9 @@ class Catalog {
   absl::flat_hash_set<ObjectId, KeyHash, KeyEqual> by_key_;
   absl::flat_hash_set<ObjectId, ParentHash, ParentEqual> first_child_;
   std::vector<Fingerprint> fingerprints_;
+  CatalogObserver* observer_ = nullptr;
+  uint16_t observed_tenant_ = 0;
+  std::vector<uint32_t> observed_fingerprints_;
 };
 
 }  // namespace terrace

@@ -67,6 +67,15 @@ absl::StatusOr<Welcome> CacheService::OpenLocalSession(const std::string& tenant
   return welcome;
 }
 
+void CacheService::Observe(CatalogObserver* observer, SessionId session,
+                           absl::Span<const uint32_t> layout_ids) {
+  std::vector<uint32_t> fingerprints;
+  for (const uint32_t layout_id : layout_ids) {
+    fingerprints.push_back(layout_fingerprints_[layout_id]);
+  }
+  catalog_.Observe(observer, sessions_.Find(session)->tenant, std::move(fingerprints));
+}
+
 absl::StatusOr<ReserveResult> CacheService::ReserveReplacement(SessionId id, uint32_t layout_id,
                                                                const ReserveItem& item) {
   absl::StatusOr<Session*> session = Get(id, "reserve");

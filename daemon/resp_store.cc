@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/checksum.h"
@@ -56,6 +57,7 @@ absl::Status RespStore::Start(const std::string& tenant) {
   const auto holds = service_.OpenLocalSession(tenant, "resp, found by EXISTS", [](auto, auto) {});
   if (!holds.ok()) return holds.status();
   holds_session_ = holds->session_id;
+  std::vector<uint32_t> layout_ids;
   for (size_t i = 0; i < units_.size(); ++i) {
     ObjectLayout layout;
     layout.kind = ObjectKind::kOpaque;
@@ -65,11 +67,14 @@ absl::Status RespStore::Start(const std::string& tenant) {
     const auto layout_id = service_.RegisterLayout(session_, layout, std::nullopt);
     if (!layout_id.ok()) return layout_id.status();
     units_[i] = {kUnitBytes[i], layout.fingerprint, *layout_id};
+    layout_ids.push_back(*layout_id);
   }
+  service_.Observe(&index_, session_, layout_ids);
   return absl::OkStatus();
 }
 
 RespStore::~RespStore() {
+  service_.Observe(nullptr, session_, {});
   service_.CloseSession(session_);
   service_.CloseSession(holds_session_);
 }
@@ -130,6 +135,7 @@ absl::Status RespStore::Commit(uint64_t id, uint32_t crc) {
   CommitItem item;
   item.reservation_id = id;
   item.part_crcs = {0, kernels::Crc32c(room.payload + end, room.payload_bytes - end, whole)};
+  const ValueIndex::AtOnce at_once(index_);
   const auto committed = service_.Commit(session_, {&item, 1});
   const absl::Status status = committed.ok() ? committed->front() : committed.status();
   if (!status.ok()) service_.Abort(session_, {&id, 1}).IgnoreError();
@@ -196,22 +202,24 @@ void RespStore::Ready(uint32_t slot, uint32_t word) {
 
 void RespStore::Release(uint64_t lease) { service_.Release(session_, {&lease, 1}).IgnoreError(); }
 
-int64_t RespStore::Exists(std::string_view name) {
+int64_t RespStore::Exists(std::string_view name) const {
+  const auto payload_bytes = index_.Find(KeyOf(name));
+  if (!payload_bytes) return -1;
+  // Of one that is only on the device the exact length is there, too: not worth reading it.
+  return static_cast<int64_t>(*payload_bytes - sizeof(ValueHeader));
+}
+
+void RespStore::Hold(std::string_view name) {
+  if (exists_lease_ms_ == 0 || holds_.size() >= kMostHolds) return;
   const ObjectKey key = KeyOf(name);
   const auto object = service_.Show(session_, key);
   const Unit* unit = object.ok() ? UnitOf(*object) : nullptr;
-  if (unit == nullptr) return -1;
-  if (object->in_host) HoldForGet(key, *unit, object->payload_bytes);
-  // Of one that is only on the device the exact length is there, too: not worth reading it.
-  return static_cast<int64_t>(object->payload_bytes - sizeof(ValueHeader));
-}
-
-void RespStore::HoldForGet(const ObjectKey& key, const Unit& unit, uint64_t bytes) {
-  const bool fits = held_bytes_ + bytes <= memory_->capacity_bytes() / kHoldShare;
-  if (exists_lease_ms_ == 0 || !fits || holds_.size() >= kMostHolds) return;
+  if (unit == nullptr || !object->in_host) return;
+  const uint64_t bytes = object->payload_bytes;
+  if (held_bytes_ + bytes > memory_->capacity_bytes() / kHoldShare) return;
   AcquireOptions options;
   options.ttl_ms = static_cast<uint32_t>(2 * exists_lease_ms_);  // EndHolds comes first
-  const auto acquired = service_.Acquire(holds_session_, unit.layout_id, {&key, 1}, options);
+  const auto acquired = service_.Acquire(holds_session_, unit->layout_id, {&key, 1}, options);
   if (!acquired.ok() || acquired->lease_id == 0) return;
   holds_.push_back({MonotonicUs() + exists_lease_ms_ * 1000, acquired->lease_id, bytes});
   held_bytes_ += bytes;

@@ -1,6 +1,6 @@
 // Values of the RESP front-end as objects of a tenant: opaque objects under keys of their own, so
-// that nothing that engines stored is ever taken for a value. Loop thread, but for Checksum and
-// Check.
+// that nothing that engines stored is ever taken for a value. Loop thread, but for Exists, Checksum
+// and Check.
 //
 // A value is stored behind a header of 64 bytes with its length, in whole units of 64 bytes to 1
 // MiB, at most 4,096 of them: four layouts hold values of any length, which comes back exactly.
@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "config/options.h"
 #include "daemon/cache_service.h"
+#include "daemon/value_index.h"
 #include "transport/resp_service.h"
 
 namespace terrace {
@@ -35,9 +36,10 @@ class RespStore final : public RespService {
   void Abort(uint64_t room) override;
   void Acquire(std::string_view name, absl::AnyInvocable<void(RespValue)> done) override;
   void Release(uint64_t lease) override;
-  int64_t Exists(std::string_view name) override;
+  void Hold(std::string_view name) override;
   bool Remove(std::string_view name) override;
   RespFacts Facts() override;
+  int64_t Exists(std::string_view name) const override;
   uint32_t Checksum(const uint8_t* data, uint64_t bytes, uint32_t crc) const override;
   bool Check(const RespValue& value) const override;
 
@@ -67,7 +69,6 @@ class RespStore final : public RespService {
   // How the object is stored, or null when it is none of ours.
   const Unit* UnitOf(const ObjectInfo& object) const;
   void Ready(uint32_t slot, uint32_t word);
-  void HoldForGet(const ObjectKey& key, const Unit& unit, uint64_t bytes);
   void EndHolds(uint64_t now_us);
 
   CacheService& service_;
@@ -77,6 +78,7 @@ class RespStore final : public RespService {
   Salt salt_{};
   const MemoryTier* memory_ = nullptr;
   std::array<Unit, 4> units_{};
+  ValueIndex index_;
   absl::flat_hash_map<uint64_t, Room> rooms_;
   absl::flat_hash_map<uint32_t, Waiting> waiting_;  // by board slot
   std::deque<Held> holds_;                          // oldest first

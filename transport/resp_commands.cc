@@ -108,7 +108,7 @@ void RespConnection::Run(const std::string& name, std::vector<std::string> args)
     AskForValue(keys_[0]);
     return;
   }
-  CountKeys(std::move(args), name != "EXISTS");
+  name == "EXISTS" ? Exists(std::move(args)) : Remove(std::move(args));
 }
 
 bool RespConnection::RunLocal(const std::string& name, const std::vector<std::string>& args) {
@@ -224,23 +224,30 @@ void RespConnection::Config(const std::vector<std::string>& args) {
   }
 }
 
-void RespConnection::CountKeys(std::vector<std::string> keys, bool remove) {
+// Answered here: what is held for the GET behind it is the loop's, but nobody waits for that.
+void RespConnection::Exists(std::vector<std::string> keys) {
+  std::vector<std::string> found;
+  for (std::string& key : keys) {
+    const int64_t bytes = host_.service().Exists(key);
+    if (bytes < 0) continue;
+    if (host_.options().lmcache) host_.lmcache_sizes().Seen(key, bytes);
+    found.push_back(std::move(key));
+  }
+  RespReply(head_).Integer(static_cast<int64_t>(found.size()));
+  if (found.empty()) return;
+  host_.Tell([found = std::move(found)](RespService& service) {
+    for (const std::string& key : found) service.Hold(key);
+  });
+}
+
+void RespConnection::Remove(std::vector<std::string> keys) {
   step_ = Step::kAsked;
-  host_.Ask(id_, [keys = std::move(keys), remove](RespService& service, RespHost::Reply reply) {
-    int64_t found = 0, bytes = -1;
-    for (const std::string& key : keys) {
-      if (remove) {
-        found += service.Remove(key);
-      } else if (const int64_t length = service.Exists(key); length >= 0) {
-        ++found;
-        bytes = length;
-      }
-    }
-    reply([found, bytes, key = keys.back()](RespConnection* connection) {
+  host_.Ask(id_, [keys = std::move(keys)](RespService& service, RespHost::Reply reply) {
+    int64_t removed = 0;
+    for (const std::string& key : keys) removed += service.Remove(key);
+    reply([removed](RespConnection* connection) {
       if (connection == nullptr) return;
-      RespHost& host = connection->host_;
-      if (bytes >= 0 && host.options().lmcache) host.lmcache_sizes().Seen(key, bytes);
-      RespReply(connection->head_).Integer(found);
+      RespReply(connection->head_).Integer(removed);
       connection->step_ = Step::kCommand;
     });
   });

@@ -79,7 +79,8 @@ class RespConnection {
   void Hello(const std::vector<std::string>& args);
   void Client(const std::vector<std::string>& args);
   void Config(const std::vector<std::string>& args);
-  void CountKeys(std::vector<std::string> keys, bool remove);
+  void Exists(std::vector<std::string> keys);
+  void Remove(std::vector<std::string> keys);
   void AskFacts(bool info);
   std::string Info(const RespFacts& facts) const;
   void Error(std::string_view text);

@@ -1,5 +1,5 @@
 // What a RESP server serves: named values, whose bytes lie in memory that the server fills and
-// sends from. Implemented by the daemon. Loop thread, but for Checksum and Check.
+// sends from. Implemented by the daemon. Loop thread, but for what is said to be of any.
 #pragma once
 
 #include <cstdint>
@@ -48,11 +48,13 @@ class RespService {
   // `done` runs at once, or when the value has come up from a lower tier. On the loop thread.
   virtual void Acquire(std::string_view name, absl::AnyInvocable<void(RespValue)> done) = 0;
   virtual void Release(uint64_t lease) = 0;
-  // Of a value that is there: its length, about; else -1.
-  virtual int64_t Exists(std::string_view name) = 0;
+  // A value that Exists found stays in memory for a while, as its GET is usually next.
+  virtual void Hold(std::string_view name) = 0;
   virtual bool Remove(std::string_view name) = 0;
   virtual RespFacts Facts() = 0;
 
+  // Any thread. Of a value that is there: its length, about; else -1.
+  virtual int64_t Exists(std::string_view name) const = 0;
   // Any thread. The checksum that Commit wants is of the value's bytes, continued from `crc`.
   virtual uint32_t Checksum(const uint8_t* data, uint64_t bytes, uint32_t crc) const = 0;
   virtual bool Check(const RespValue& value) const = 0;

@@ -207,7 +207,7 @@ ExtentInfo CacheService::Describe(const Session& session, ObjectId id,
 // --- store --------------------------------------------------------------------------------------
 
 ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
-                                       const ReserveItem& item, bool replace) {
+                                       const ReserveItem& item, bool named) {
   ReserveResult result;
   const ObjectLayout& layout = layouts_[layout_id];
   result.status = layout.CheckObject(item.token_count, item.grain_count);
@@ -217,7 +217,8 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
                                        options_.limits.max_reservations_per_session, " reached"));
     return result;
   }
-  if (const ObjectId existing = catalog_.Find(item.key); existing != kNoObject && !replace) {
+  if (const ObjectId existing = named ? catalog_.Find(item.key) : kNoObject;
+      existing != kNoObject) {
     ++metrics_.already_there;
     const bool visible = catalog_.at(existing).visible();
     result.status = absl::AlreadyExistsError(
@@ -231,7 +232,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
     result.status = extent.status();
     return result;
   }
-  const ObjectId id = replace ? catalog_.InsertHidden(item.key) : catalog_.Insert(item.key);
+  const ObjectId id = named ? catalog_.Insert(item.key) : catalog_.InsertHidden();
   Entry& entry = catalog_.at(id);
   entry.parent_head = item.parent.Head64();
   entry.payload_units = bytes / kPartAlignment;
@@ -249,7 +250,7 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   session.reservations.emplace(result.reservation_id, id);
   ++reservation_count_;
   ++metrics_.reserved_objects;
-  demand_[session.tenant].Stored(layout_id, item.key, bytes);
+  if (named) demand_[session.tenant].Stored(layout_id, item.key, bytes);
   return result;
 }
 
@@ -264,7 +265,7 @@ absl::StatusOr<std::vector<ReserveResult>> CacheService::Reserve(
   std::vector<ReserveResult> results;
   results.reserve(items.size());
   for (const ReserveItem& item : items) {
-    results.push_back(ReserveOne(**session, layout_id, item, false));
+    results.push_back(ReserveOne(**session, layout_id, item, true));
   }
   return results;
 }
@@ -288,7 +289,7 @@ absl::Status CacheService::CommitOne(Session& session, const CommitItem& item) {
         absl::StrCat("grain_filters: ", item.grain_filters.size(), " given, expected ", filters));
   }
   if (entry.state == EntryState::kHidden) {
-    if (absl::Status placed = TakePlace(id); !placed.ok()) return placed;
+    return absl::InvalidArgumentError("a reservation without a key");
   }
   std::copy(item.part_crcs.begin(), item.part_crcs.end(), entry.host->part_crcs().begin());
   if (filters > 0) {

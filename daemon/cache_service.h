@@ -50,10 +50,12 @@ class CacheService final : public Service {
   using OnReady = std::function<void(uint32_t slot, uint32_t word)>;
   absl::StatusOr<Welcome> OpenLocalSession(const std::string& tenant, std::string client_name,
                                            OnReady on_ready);
-  // As Reserve of one object, but its commit takes the place of what the key names by then:
-  // everybody sees the one or the other, and who reads the old object goes on reading it.
-  absl::StatusOr<ReserveResult> ReserveReplacement(SessionId session, uint32_t layout_id,
-                                                   const ReserveItem& item);
+  // As Reserve of one object, but without a key, which its commit brings: it takes the place of
+  // what the key names by then. Everybody sees the one or the other, and who reads the old object
+  // goes on reading it.
+  absl::StatusOr<ReserveResult> ReserveUnnamed(SessionId session, uint32_t layout_id,
+                                               const ReserveItem& item);
+  absl::Status CommitAs(SessionId session, const ObjectKey& key, const CommitItem& item);
   // Of status: counters of a front-end, which outlives the service's use.
   using Counters = std::vector<std::pair<std::string, uint64_t>>;
   void AddCounters(std::function<Counters()> counters) { more_counters_ = std::move(counters); }
@@ -112,8 +114,8 @@ class CacheService final : public Service {
   absl::StatusOr<Welcome> OpenFor(uint16_t tenant, const PeerCredentials& peer,
                                   std::string client_name);
   ReserveResult ReserveOne(Session& session, uint32_t layout_id, const ReserveItem& item,
-                           bool replace);
-  absl::Status TakePlace(ObjectId id);
+                           bool named);
+  absl::Status TakePlace(Session& session, const ObjectKey& key, ObjectId id);
   absl::Status CommitOne(Session& session, const CommitItem& item);
   AcquireResult AcquireOne(Session& session, uint32_t layout_id, const ObjectKey& key,
                            const AcquireOptions& options, uint64_t batch, Lease& lease);

@@ -77,17 +77,16 @@ ObjectId Catalog::InsertIfAbsent(const ObjectKey& key) {
   return id;
 }
 
-ObjectId Catalog::InsertHidden(const ObjectKey& key) {
+ObjectId Catalog::InsertHidden() {
   const ObjectId id = NewSlot();
-  Entry& entry = at(id);
-  entry.key = key;
-  entry.state = EntryState::kHidden;
+  at(id).state = EntryState::kHidden;
   return id;
 }
 
-bool Catalog::EnterIndex(ObjectId id) {
+bool Catalog::EnterIndex(ObjectId id, const ObjectKey& key) {
+  if (Find(key) != kNoObject) return false;
   Entry& entry = at(id);
-  if (Find(entry.key) != kNoObject) return false;
+  entry.key = key;
   by_key_.insert(id);
   entry.state = EntryState::kReserved;
   return true;

@@ -29,7 +29,7 @@ inline constexpr uint32_t kUnknownPosition = 0xffffffffu;
 enum class EntryState : uint8_t {
   kFree,      // slot unused
   kReserved,  // being written by a client: not visible, but its key is taken
-  kHidden,    // being written to take the place of what its key names then: not in the index
+  kHidden,    // being written, to be named when it is complete: not in the index, without a key
   kVisible,   // published
   kDead,      // removed while leased: not in the index, freed with its last lease
 };
@@ -120,10 +120,10 @@ class Catalog {
   ObjectId FindByHead(uint64_t key_head) const;
   // A new entry for `key`, in state kReserved, indexed. Requires that the key is absent.
   ObjectId Insert(const ObjectKey& key);
-  // A new entry in state kHidden: its key may name another one until EnterIndex.
-  ObjectId InsertHidden(const ObjectKey& key);
+  // A new entry in state kHidden, for EnterIndex.
+  ObjectId InsertHidden();
   // From kHidden to kReserved. False, and nothing changes, when the key names another entry.
-  bool EnterIndex(ObjectId id);
+  bool EnterIndex(ObjectId id, const ObjectKey& key);
   // The same as Insert, but kNoObject when the key is there.
   ObjectId InsertIfAbsent(const ObjectKey& key);
   // Makes the entry findable by its parent and grains. Called when it becomes visible.

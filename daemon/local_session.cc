@@ -76,25 +76,40 @@ void CacheService::Observe(CatalogObserver* observer, SessionId session,
   catalog_.Observe(observer, sessions_.Find(session)->tenant, std::move(fingerprints));
 }
 
-absl::StatusOr<ReserveResult> CacheService::ReserveReplacement(SessionId id, uint32_t layout_id,
-                                                               const ReserveItem& item) {
+absl::StatusOr<ReserveResult> CacheService::ReserveUnnamed(SessionId id, uint32_t layout_id,
+                                                           const ReserveItem& item) {
   absl::StatusOr<Session*> session = Get(id, "reserve");
   if (!session.ok()) return session.status();
   absl::StatusOr<const ObjectLayout*> layout = GetLayout(layout_id);
   if (!layout.ok()) return layout.status();
-  return ReserveOne(**session, layout_id, item, true);
+  return ReserveOne(**session, layout_id, item, false);
 }
 
-// Of an entry that is complete and hidden: what its key names until now makes way.
-absl::Status CacheService::TakePlace(ObjectId id) {
-  const Entry& entry = catalog_.at(id);
-  const ObjectId existing = catalog_.Find(entry.key);
+// What the key names until now makes way for an entry that is complete and hidden.
+absl::Status CacheService::TakePlace(Session& session, const ObjectKey& key, ObjectId id) {
+  const ObjectId existing = catalog_.Find(key);
   if (existing != kNoObject) {
     const Entry& old = catalog_.at(existing);
-    if (old.visible() && old.tenant == entry.tenant) mover_.Remove(existing);
+    if (old.visible() && old.tenant == session.tenant) mover_.Remove(existing);
   }
-  if (catalog_.EnterIndex(id)) return absl::OkStatus();
-  return absl::AlreadyExistsError(absl::StrCat(entry.key.ToHex(), " is being stored by another"));
+  if (!catalog_.EnterIndex(id, key)) {
+    return absl::AlreadyExistsError(absl::StrCat(key.ToHex(), " is being stored by another"));
+  }
+  const Entry& entry = catalog_.at(id);
+  demand_[session.tenant].Stored(entry.host->layout, key, entry.payload_bytes());
+  return absl::OkStatus();
+}
+
+absl::Status CacheService::CommitAs(SessionId id, const ObjectKey& key, const CommitItem& item) {
+  absl::StatusOr<Session*> session = Get(id, "commit");
+  if (!session.ok()) return session.status();
+  const auto found = (*session)->reservations.find(item.reservation_id);
+  if (found != (*session)->reservations.end() &&
+      catalog_.at(found->second).state == EntryState::kHidden) {
+    absl::Status placed = TakePlace(**session, key, found->second);
+    if (!placed.ok()) return placed;
+  }
+  return CommitOne(**session, item);
 }
 
 }  // namespace terrace

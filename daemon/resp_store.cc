@@ -93,7 +93,7 @@ const RespStore::Unit* RespStore::UnitOf(const ObjectInfo& object) const {
 
 // --- values in ----------------------------------------------------------------------------------
 
-RespRoom RespStore::Reserve(std::string_view name, uint64_t bytes) {
+RespRoom RespStore::Reserve(uint64_t bytes) {
   RespRoom room;
   const uint64_t needed = sizeof(ValueHeader) + bytes;
   const auto unit = std::find_if(units_.begin(), units_.end(), [&](const Unit& candidate) {
@@ -104,9 +104,8 @@ RespRoom RespStore::Reserve(std::string_view name, uint64_t bytes) {
     return room;
   }
   ReserveItem item;
-  item.key = KeyOf(name);
   item.token_count = static_cast<uint32_t>((needed + unit->bytes - 1) / unit->bytes);
-  const auto reserved = service_.ReserveReplacement(session_, unit->layout_id, item);
+  const auto reserved = service_.ReserveUnnamed(session_, unit->layout_id, item);
   room.status = reserved.ok() ? reserved->status : reserved.status();
   if (!room.status.ok()) {
     if (reserved.ok()) room.retry_after_ms = reserved->retry_after_ms;
@@ -120,7 +119,7 @@ RespRoom RespStore::Reserve(std::string_view name, uint64_t bytes) {
   return room;
 }
 
-absl::Status RespStore::Commit(uint64_t id, uint32_t crc) {
+absl::Status RespStore::Commit(uint64_t id, std::string_view name, uint32_t crc) {
   const auto found = rooms_.find(id);
   if (found == rooms_.end()) return absl::NotFoundError("the value was given up");
   const Room room = found->second;
@@ -136,8 +135,7 @@ absl::Status RespStore::Commit(uint64_t id, uint32_t crc) {
   item.reservation_id = id;
   item.part_crcs = {0, kernels::Crc32c(room.payload + end, room.payload_bytes - end, whole)};
   const ValueIndex::AtOnce at_once(index_);
-  const auto committed = service_.Commit(session_, {&item, 1});
-  const absl::Status status = committed.ok() ? committed->front() : committed.status();
+  const absl::Status status = service_.CommitAs(session_, KeyOf(name), item);
   if (!status.ok()) service_.Abort(session_, {&id, 1}).IgnoreError();
   return status;
 }

@@ -31,8 +31,8 @@ class RespStore final : public RespService {
   // Ends what EXISTS held and nobody came for. Every few tens of milliseconds.
   void Tick() { EndHolds(MonotonicUs()); }
 
-  RespRoom Reserve(std::string_view name, uint64_t bytes) override;
-  absl::Status Commit(uint64_t room, uint32_t crc) override;
+  RespRoom Reserve(uint64_t bytes) override;
+  absl::Status Commit(uint64_t room, std::string_view name, uint32_t crc) override;
   void Abort(uint64_t room) override;
   void Acquire(std::string_view name, absl::AnyInvocable<void(RespValue)> done) override;
   void Release(uint64_t lease) override;

@@ -24,6 +24,8 @@ constexpr size_t kUsualRead = 16 << 10;
 constexpr uint64_t kLargeValue = 64 << 10;
 constexpr size_t kFlushBytes = 16 << 10;  // small replies wait for each other up to this
 constexpr uint32_t kRetryMs = 10;
+constexpr uint64_t kMostSpareBytes = 8 << 20;  // of larger values the wait for room is little
+constexpr uint32_t kSpareMs = 100;             // that spare room waits for its value
 constexpr char kLineEnd[] = "\r\n";
 
 }  // namespace
@@ -40,6 +42,7 @@ RespConnection::~RespConnection() {
   if (room_.id != 0) {
     host_.Tell([id = room_.id](RespService& service) { service.Abort(id); });
   }
+  GiveSpareBack();
   if (sending_) EndSend();
   close(fd_);
 }
@@ -226,15 +229,19 @@ void RespConnection::StartValue() {
   } else {
     if (host_.options().lmcache) host_.lmcache_sizes().Seen(parser_.args().back(), left_);
     asked_since_us_ = host_.now_us();
+    if (spare_.id != 0 && spare_bytes_ == left_) {
+      UseRoom(std::exchange(spare_, {}));
+      return;
+    }
+    GiveSpareBack();
     AskForRoom();
   }
 }
 
 void RespConnection::AskForRoom() {
   step_ = Step::kAsked;
-  host_.Ask(id_, [name = parser_.args().back(), bytes = left_, host = &host_](
-                     RespService& service, RespHost::Reply reply) {
-    reply([room = service.Reserve(name, bytes), host](RespConnection* connection) {
+  host_.Ask(id_, [bytes = left_, host = &host_](RespService& service, RespHost::Reply reply) {
+    reply([room = service.Reserve(bytes), host](RespConnection* connection) {
       if (connection != nullptr) {
         connection->GotRoom(room);
       } else if (room.id != 0) {
@@ -257,6 +264,10 @@ void RespConnection::GotRoom(RespRoom room) {
     DropValue(absl::StrCat(code, room.status.message()));
     return;
   }
+  UseRoom(std::move(room));
+}
+
+void RespConnection::UseRoom(RespRoom room) {
   moved_us_ = host_.now_us();
   room_ = std::move(room);
   taken_ = std::min<uint64_t>(left_, in_.size() - in_at_);
@@ -280,26 +291,66 @@ void RespConnection::WakeFrom(uint64_t bytes) {
 void RespConnection::EndValue() {
   if (room_.id == 0) return;  // it was dropped
   step_ = Step::kAsked;
-  host_.Ask(id_, [id = std::exchange(room_.id, 0), crc = crc_](RespService& service,
-                                                               RespHost::Reply reply) {
-    reply([status = service.Commit(id, crc)](RespConnection* connection) {
-      if (connection == nullptr) return;
+  const size_t name_at = parser_.args().size() - 2;  // of the value's own argument, empty, before
+  host_.Ask(id_, [id = std::exchange(room_.id, 0), name = parser_.args()[name_at], crc = crc_,
+                  bytes = taken_, host = &host_](RespService& service, RespHost::Reply reply) {
+    absl::Status status = service.Commit(id, name, crc);
+    RespRoom spare;
+    if (bytes <= kMostSpareBytes) spare = service.Reserve(bytes);
+    reply([status = std::move(status), spare = std::move(spare), bytes,
+           host](RespConnection* connection) mutable {
+      if (connection == nullptr) {
+        if (spare.id != 0) {
+          host->Tell([id = spare.id](RespService& service) { service.Abort(id); });
+        }
+        return;
+      }
       connection->step_ = Step::kCommand;
-      ++connection->host_.stats().sets;
+      ++host->stats().sets;
       if (!status.ok()) connection->command_error_ = absl::StrCat("ERR ", status.message());
+      connection->GotSpare(std::move(spare), bytes);
     });
   });
+}
+
+void RespConnection::GotSpare(RespRoom room, uint64_t bytes) {
+  spare_ = std::move(room);
+  spare_bytes_ = bytes;
+  spare_since_us_ = host_.now_us();
+  if (spare_.id != 0 && spare_wake_us_ == 0) WatchSpare();
+}
+
+void RespConnection::WatchSpare() {
+  const uint64_t now_us = host_.now_us();
+  const uint64_t wait_ms =
+      kSpareMs - std::min<uint64_t>((now_us - spare_since_us_) / 1000, kSpareMs);
+  spare_wake_us_ = now_us + wait_ms * 1000;
+  host_.WakeAfter(id_, static_cast<uint32_t>(wait_ms));
+}
+
+void RespConnection::GiveSpareBack() {
+  if (spare_.id == 0) return;
+  host_.Tell([id = std::exchange(spare_.id, 0)](RespService& service) { service.Abort(id); });
 }
 
 // --- values out ---------------------------------------------------------------------------------
 
 void RespConnection::Retry(uint32_t after_ms) {
   step_ = Step::kRoom;
-  host_.WakeAfter(id_, after_ms != 0 ? after_ms : kRetryMs);
+  const uint32_t wait_ms = after_ms != 0 ? after_ms : kRetryMs;
+  retry_us_ = host_.now_us() + uint64_t{wait_ms} * 1000;
+  host_.WakeAfter(id_, wait_ms);
 }
 
 void RespConnection::Woken() {
-  if (step_ != Step::kRoom) return;
+  const uint64_t now_us = host_.now_us();
+  if (spare_wake_us_ != 0 && now_us >= spare_wake_us_) {
+    spare_wake_us_ = 0;
+    const bool idle = now_us - spare_since_us_ >= uint64_t{kSpareMs} * 1000;
+    if (idle) GiveSpareBack();
+    if (spare_.id != 0) WatchSpare();
+  }
+  if (step_ != Step::kRoom || now_us < retry_us_) return;
   if (keys_.empty()) {
     AskForRoom();
   } else {

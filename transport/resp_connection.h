@@ -25,7 +25,7 @@ class RespConnection {
   // Does what can be done without waiting, up to a fair share.
   enum class Next : uint8_t { kWait, kAgain, kClosed };
   Next Drive();
-  // The time given to RespHost::WakeAfter is over. Drive() next.
+  // A time given to RespHost::WakeAfter is over. Drive() next.
   void Woken();
   void Readable() { readable_ = true; }
   void Writable() { writable_ = true; }
@@ -58,8 +58,12 @@ class RespConnection {
   void Part();
   bool Output() const { return head_at_ < head_.size() || sending_; }
   void StartValue();
+  void UseRoom(RespRoom room);
   void AskForRoom();
   void GotRoom(RespRoom room);
+  void GotSpare(RespRoom room, uint64_t bytes);
+  void WatchSpare();
+  void GiveSpareBack();
   void DropValue(std::string error);
   void WakeFrom(uint64_t bytes);
   void EndValue();
@@ -111,12 +115,18 @@ class RespConnection {
 
   // The value that is being received.
   RespRoom room_;
+  // Room for one more value as long as the last one, reserved as that was committed: who stores one
+  // value after the other waits for the loop once a value. Given back when it is not used soon.
+  RespRoom spare_;
+  uint64_t spare_bytes_ = 0, spare_since_us_ = 0;
+  uint64_t spare_wake_us_ = 0;  // when Woken() comes for it; 0: it does not
   uint64_t left_ = 0, taken_ = 0;
   uint32_t crc_ = 0;
   int wake_bytes_ = 1;         // that have to be there for the socket to be readable
   std::string command_error_;  // what the command is answered, its values being dropped
 
   uint64_t asked_since_us_ = 0;    // of what waits for room
+  uint64_t retry_us_ = 0;          // in step kRoom: when Woken() comes for it
   std::vector<std::string> keys_;  // of GET and MGET
   size_t next_key_ = 0;
   bool array_ = false;  // they are MGET's

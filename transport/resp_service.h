@@ -10,7 +10,7 @@
 
 namespace terrace {
 
-// Room for a value that is being received. Nobody sees it before Commit.
+// Room for a value that is being received. It has a name, and is seen, from Commit on.
 struct RespRoom {
   // ResourceExhausted: no room now, ask again in retry_after_ms. InvalidArgument: too large, ever.
   absl::Status status;
@@ -41,9 +41,10 @@ class RespService {
  public:
   virtual ~RespService() = default;
 
-  virtual RespRoom Reserve(std::string_view name, uint64_t bytes) = 0;
-  // The value is complete: from now on the name means it, and no longer what it meant before.
-  virtual absl::Status Commit(uint64_t room, uint32_t crc) = 0;
+  virtual RespRoom Reserve(uint64_t bytes) = 0;
+  // The value is complete: from now on the name means it, and no longer what it meant before. The
+  // room is the caller's no more, whatever the status.
+  virtual absl::Status Commit(uint64_t room, std::string_view name, uint32_t crc) = 0;
   virtual void Abort(uint64_t room) = 0;
   // `done` runs at once, or when the value has come up from a lower tier. On the loop thread.
   virtual void Acquire(std::string_view name, absl::AnyInvocable<void(RespValue)> done) = 0;

@@ -17,9 +17,9 @@ namespace {
 
 constexpr uint64_t kShareBytes = 2 << 20;  // one connection moves before another has its turn
 constexpr uint64_t kPieceBytes = 256
-                                 << 10;     // received at once: still in the cache for its checksum
-constexpr uint64_t kWakeBytes = 512 << 10;  // of a value: fewer are not worth a thread's waking up
-constexpr size_t kSmallRead = 4 << 10;      // after a large value: what is read ahead is copied
+                                 << 10;   // received at once: still in the cache for its checksum
+constexpr uint64_t kWakeBytes = 1 << 20;  // of a value: fewer are not worth a thread's waking up
+constexpr size_t kSmallRead = 4 << 10;    // after a large value: what is read ahead is copied
 constexpr size_t kUsualRead = 16 << 10;
 constexpr uint64_t kLargeValue = 64 << 10;
 constexpr size_t kFlushBytes = 16 << 10;  // small replies wait for each other up to this

@@ -1,5 +1,7 @@
 #include "transport/resp_server.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -43,6 +45,10 @@ constexpr int kBacklog = 511;
 constexpr int kMaxEvents = 256;
 constexpr int kSweepMs = 1000;
 constexpr int kOrderMs = 2;  // that what nobody waits for may wait for company to the loop
+// Unsent and unread bytes of a client on this machine: what is on its way stays in the caches. Of
+// a value of 4 MiB to each of four clients, 1.3 times as fast as with the kernel's choice, up to
+// 4 MiB. The kernel takes it twice.
+constexpr int kLocalSendBytes = 384 << 10;
 // A peer that vanished without a word is found after about a minute and a half.
 constexpr int kKeepIdleS = 60, kKeepIntervalS = 10, kKeepCount = 3;
 
@@ -50,6 +56,15 @@ uint64_t NowUs() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1000000 + now.tv_nsec / 1000;
+}
+
+bool OnThisMachine(const sockaddr_storage& peer) {
+  if (peer.ss_family == AF_INET) {
+    const auto& address = reinterpret_cast<const sockaddr_in&>(peer);
+    return ntohl(address.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+  }
+  const auto& address = reinterpret_cast<const sockaddr_in6&>(peer);
+  return peer.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&address.sin6_addr);
 }
 
 class Descriptor {
@@ -242,7 +257,10 @@ int RespServerImpl::TimeoutMs() const {
 
 void RespServerImpl::Accept() {
   while (true) {
-    const int fd = accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    sockaddr_storage peer{};
+    socklen_t peer_bytes = sizeof peer;
+    const int fd = accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer), &peer_bytes,
+                           SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) return;  // also without descriptors: who waits is accepted once some are free
     if (connections_.size() >= options_.max_clients) {
       constexpr std::string_view kFull = "-ERR max number of clients reached\r\n";
@@ -257,6 +275,9 @@ void RespServerImpl::Accept() {
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &kKeepIdleS, sizeof kKeepIdleS);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &kKeepIntervalS, sizeof kKeepIntervalS);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &kKeepCount, sizeof kKeepCount);
+    if (OnThisMachine(peer)) {
+      setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kLocalSendBytes, sizeof kLocalSendBytes);
+    }
     const uint64_t id = ++last_id_;
     connections_.emplace(id, std::make_unique<RespConnection>(*this, id, fd));
     stats_.clients = connections_.size();
@@ -308,14 +329,20 @@ void RespServerImpl::RunTimers() {
 
 void RespServerImpl::Sweep() {
   swept_us_ = now_us_;
+  const uint64_t timeout_us = uint64_t{options_.stall_timeout_ms} * 1000;
   std::vector<uint64_t> stalled;
   for (const auto& [id, connection] : connections_) {
-    if (connection->Stalled(now_us_, uint64_t{options_.stall_timeout_ms} * 1000)) {
-      stalled.push_back(id);
-    }
+    if (connection->Stalled(now_us_, timeout_us)) stalled.push_back(id);
   }
-  for (const uint64_t id : stalled) connections_.erase(id);
-  stats_.stalled_clients += stalled.size();
+  for (const uint64_t id : stalled) {
+    // Some bytes may be there that were not worth waking up for.
+    connections_[id]->Readable();
+    Drive(id);
+    const auto found = connections_.find(id);
+    if (found == connections_.end() || !found->second->Stalled(now_us_, timeout_us)) continue;
+    connections_.erase(found);
+    ++stats_.stalled_clients;
+  }
   stats_.clients = connections_.size();
 }
 

@@ -138,6 +138,8 @@ def test_replaced_at_once_and_only_then(directory):
                 got = client("GET", "k")
                 if got not in values:
                     wrong.append(got)
+                if client("EXISTS", "k") != 1:
+                    wrong.append("not there")
 
     with serving(directory, host_bytes=128 * MIB) as (_, address), Client(address) as client:
         client("SET", "k", values[0])
@@ -173,6 +175,30 @@ def test_nothing_of_a_broken_client_stays(directory):
         wait_until(lambda: counter(daemon, "resp_clients") == 0)
         wait_until(lambda: daemon.status()["reservations"] == 0)
         wait_until(lambda: daemon.status()["tiers"][0]["used_bytes"] == used)
+
+
+def test_room_for_the_next_value_is_given_back(directory):
+    """It is reserved as a value is committed; a client that stays and stores no more keeps none."""
+    with serving(directory) as (daemon, address), Client(address) as client:
+        for i in range(10):
+            assert client("SET", i % 2, b"x" * (MIB + i // 5)) == b"+OK"
+        wait_until(lambda: daemon.status()["reservations"] == 0)
+        assert client("MGET", 0, 1) == [b"x" * (MIB + 1)] * 2
+        assert client("SET", "k", b"y" * MIB) == b"+OK"
+    with serving(directory) as (daemon, address):
+        with Client(address) as client:
+            assert client("SET", "k", b"y" * MIB) == b"+OK"
+        wait_until(lambda: daemon.status()["reservations"] == 0)
+
+
+def test_exists_knows_what_was_evicted(directory):
+    with serving(directory, "exists_lease_ms = 0\n", host_bytes=32 * MIB, nvme_bytes=0) as (
+            daemon, address), Client(address) as client:
+        for i in range(60):
+            assert client("SET", i, b"%d" % i * MIB) == b"+OK"
+        there = [client("EXISTS", i) for i in range(60)]
+        assert 0 < sum(there) < 32 and sum(there) == client("DBSIZE")
+        assert [client("GET", i) is not None for i in range(60)] == [bool(each) for each in there]
 
 
 @pytest.mark.parametrize("request_bytes, error", [

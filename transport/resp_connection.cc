@@ -252,13 +252,7 @@ void RespConnection::AskForRoom() {
 }
 
 void RespConnection::GotRoom(RespRoom room) {
-  const uint64_t waited_us = host_.now_us() - asked_since_us_;
-  if (absl::IsResourceExhausted(room.status) &&
-      waited_us < uint64_t{host_.options().room_timeout_ms} * 1000) {
-    ++host_.stats().waiting_for_room;
-    Retry(room.retry_after_ms);
-    return;
-  }
+  if (AskAgain(room.status, room.retry_after_ms)) return;
   if (!room.status.ok()) {
     const char* code = absl::IsResourceExhausted(room.status) ? "OOM " : "ERR ";
     DropValue(absl::StrCat(code, room.status.message()));
@@ -335,11 +329,18 @@ void RespConnection::GiveSpareBack() {
 
 // --- values out ---------------------------------------------------------------------------------
 
-void RespConnection::Retry(uint32_t after_ms) {
+bool RespConnection::AskAgain(const absl::Status& status, uint32_t after_ms) {
+  const uint64_t waited_us = host_.now_us() - asked_since_us_;
+  if (!absl::IsResourceExhausted(status) ||
+      waited_us >= uint64_t{host_.options().room_timeout_ms} * 1000) {
+    return false;
+  }
+  ++host_.stats().waiting_for_room;
   step_ = Step::kRoom;
   const uint32_t wait_ms = after_ms != 0 ? after_ms : kRetryMs;
   retry_us_ = host_.now_us() + uint64_t{wait_ms} * 1000;
   host_.WakeAfter(id_, wait_ms);
+  return true;
 }
 
 void RespConnection::Woken() {
@@ -375,13 +376,7 @@ void RespConnection::AskForValue(std::string key) {
 }
 
 void RespConnection::GotValue(RespValue value) {
-  const uint64_t waited_us = host_.now_us() - asked_since_us_;
-  if (absl::IsResourceExhausted(value.status) &&
-      waited_us < uint64_t{host_.options().room_timeout_ms} * 1000) {
-    ++host_.stats().waiting_for_room;
-    Retry(value.retry_after_ms);
-    return;
-  }
+  if (AskAgain(value.status, value.retry_after_ms)) return;
   const bool damaged = value.status.ok() && value.check && !host_.service().Check(value);
   if (!value.status.ok() || damaged) {
     host_.Tell([lease = value.lease, damaged, key = keys_[next_key_]](RespService& service) {

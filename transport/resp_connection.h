@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "transport/resp_host.h"
 #include "transport/resp_parser.h"
 
@@ -67,7 +68,8 @@ class RespConnection {
   void DropValue(std::string error);
   void WakeFrom(uint64_t bytes);
   void EndValue();
-  void Retry(uint32_t after_ms);
+  // Whether the answer is to wait for room and ask once more, for as long as a client may wait.
+  bool AskAgain(const absl::Status& status, uint32_t after_ms);
   void AskForValue(std::string key);
   void GotValue(RespValue value);
   void Missed();

@@ -61,6 +61,11 @@ class SessionServer final : public wire::Session::Server {
   Service& service() { return *state_->service; }
   SessionId id() const { return state_->id; }
   const WireLimits& limits() const { return state_->limits; }
+  // Lookup or Find.
+  using LookupMethod = absl::Status (Service::*)(SessionId, uint32_t, absl::Span<const ObjectKey>,
+                                                 std::vector<ExtentInfo>&);
+  template <typename Context>
+  kj::Promise<void> AnswerExtents(Context& context, LookupMethod method);
 
   const std::shared_ptr<SessionState> state_;
 };
@@ -92,32 +97,27 @@ std::vector<ExtentInfo>& ReusedExtents() {
   return extents;
 }
 
-kj::Promise<void> AnswerExtents(auto& context, const std::vector<ExtentInfo>& extents) {
+template <typename Context>
+kj::Promise<void> SessionServer::AnswerExtents(Context& context, LookupMethod method) {
+  std::vector<ExtentInfo>& extents = ReusedExtents();
+  absl::Span<const ObjectKey> keys;
+  absl::Status status = Open();
+  auto params = context.getParams();
+  if (status.ok()) status = ReadKeys(params.getKeys(), "keys", limits(), keys);
+  if (status.ok()) status = (service().*method)(id(), params.getLayoutId(), keys, extents);
+  context.releaseParams();
+  if (!status.ok()) return Answer(context, status);
   const uint64_t words = 8 + extents.size() * sizeof(ExtentInfo) / 8;
   context.getResults(capnp::MessageSize{words, 0}).setExtents(ExtentsAsData(extents));
   return kj::READY_NOW;
 }
 
 kj::Promise<void> SessionServer::lookup(LookupContext context) {
-  std::vector<ExtentInfo>& extents = ReusedExtents();
-  absl::Span<const ObjectKey> keys;
-  absl::Status status = Open();
-  auto params = context.getParams();
-  if (status.ok()) status = ReadKeys(params.getKeys(), "keys", limits(), keys);
-  if (status.ok()) status = service().Lookup(id(), params.getLayoutId(), keys, extents);
-  context.releaseParams();
-  return status.ok() ? AnswerExtents(context, extents) : Answer(context, status);
+  return AnswerExtents(context, &Service::Lookup);
 }
 
 kj::Promise<void> SessionServer::find(FindContext context) {
-  std::vector<ExtentInfo>& extents = ReusedExtents();
-  absl::Span<const ObjectKey> keys;
-  absl::Status status = Open();
-  auto params = context.getParams();
-  if (status.ok()) status = ReadKeys(params.getKeys(), "keys", limits(), keys);
-  if (status.ok()) status = service().Find(id(), params.getLayoutId(), keys, extents);
-  context.releaseParams();
-  return status.ok() ? AnswerExtents(context, extents) : Answer(context, status);
+  return AnswerExtents(context, &Service::Find);
 }
 
 kj::Promise<void> SessionServer::matchTail(MatchTailContext context) {

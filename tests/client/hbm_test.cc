@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <cstring>
-#include <functional>
 #include <optional>
 #include <random>
 #include <string>
@@ -40,15 +39,6 @@ std::vector<uint8_t> BytesOf(uint32_t number) {
     std::memcpy(bytes.data() + at, &word, 8);
   }
   return bytes;
-}
-
-bool Eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
 }
 
 class HbmTest : public testing::Test {

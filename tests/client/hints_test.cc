@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
-#include <functional>
 #include <optional>
 #include <thread>
 
@@ -41,15 +40,6 @@ ExpectedRead Expect(uint64_t request_id, absl::Span<const uint32_t> tokens) {
   read.request_id = request_id;
   read.tokens = tokens;
   return read;
-}
-
-bool Eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
 }
 
 uint64_t HostObjects(Client& client) { return client.Status()->tiers[0].objects; }

@@ -47,4 +47,7 @@ class DaemonProcess {
   pid_t pid_ = 0;
 };
 
+// Whether the condition came true within 30 s: what another process does takes a while.
+bool Eventually(const std::function<bool()>& condition);
+
 }  // namespace terrace

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from process_group import kill_group
+
 START_TIMEOUT_S = 120
 
 
@@ -32,14 +34,13 @@ class LmcacheServer:
                  "--supported-transfer-mode", "auto", "--chunk-size", str(chunk_tokens),
                  "--eviction-policy", "LRU", "--port", str(self.port),
                  "--http-port", str(self._http_port), *arguments],
-                stdout=log, stderr=log)
+                stdout=log, stderr=log, start_new_session=True)
 
     def __enter__(self) -> LmcacheServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        kill_group(self.process)
 
     def ready(self) -> LmcacheServer:
         end = time.monotonic() + START_TIMEOUT_S

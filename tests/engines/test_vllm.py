@@ -18,6 +18,7 @@ import pickle
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import tempfile
 import time
@@ -36,7 +37,8 @@ BLOCKS = PROMPT_TOKENS // 128
 LONG_TOKENS = 3000
 BLOCK_BYTES = 2_949_120  # bf16
 LONG_BYTES = LONG_TOKENS // 128 * BLOCK_BYTES
-PAIRS = 9
+LONG_CACHED = LONG_TOKENS // 256 * 256  # in chunks of LMCache's default
+PAIRS = 7
 
 
 @pytest.fixture(scope="module")
@@ -171,19 +173,32 @@ def local_hit_ms(engine: VllmEngine, prompt: list[int]) -> float:
     return engine.generate(prompt, 1, None)["ms"]
 
 
-def owned_ms(engine: VllmEngine, prompt: list[int]) -> float:
-    """Loaded minus local hit: the mean of one before and one after."""
-    before = local_hit_ms(engine, prompt)
-    engine.reset()
-    loaded = engine.generate(prompt, 1, None)
-    after = engine.generate(prompt, 1, None)
-    assert loaded["cached"] >= 2816, engine.log()[-2000:]
-    assert loaded["ids"] == after["ids"]
-    return loaded["ms"] - (before + after["ms"]) / 2
+def expect_stored(engine: VllmEngine, prompt: list[int]) -> None:
+    """A store may take on what it was given after the engine has answered."""
+    end = time.monotonic() + 30
+    while engine.generate(prompt, 1, None)["cached"] < LONG_CACHED:
+        assert time.monotonic() < end, engine.log()[-2000:]
+        engine.reset()
+
+
+def owned_ms(engine: VllmEngine, prompt: list[int], turns: int) -> float:
+    """Loaded minus local hit, which take turns: the difference of their medians. Single answers
+    differ by ten times what a load takes, whenever anything else gets a core."""
+    engine.generate(prompt, 1, None)
+    loads, hits = [], []
+    for _ in range(turns):
+        engine.reset()
+        loaded = engine.generate(prompt, 1, None)
+        hit = engine.generate(prompt, 1, None)
+        assert loaded["cached"] >= LONG_CACHED, engine.log()[-2000:]
+        assert loaded["ids"] == hit["ids"] or loaded["cached"] != hit["cached"]
+        loads.append(loaded["ms"])
+        hits.append(hit["ms"])
+    return statistics.median(loads) - statistics.median(hits)
 
 
 def measure_owned(bf16: VllmEngine, place: pathlib.Path, model: pathlib.Path, chunk_tokens: int,
-                  mode: str) -> tuple[list[float], list[float]]:
+                  mode: str, turns: int) -> tuple[list[float], list[float]]:
     """Loaded minus local hit, of terrace and of LMCache in turn: ms."""
     with LmcacheServer(place, chunk_tokens) as server:
         server.ready()
@@ -191,20 +206,21 @@ def measure_owned(bf16: VllmEngine, place: pathlib.Path, model: pathlib.Path, ch
             other.ready()
             prompt = bf16.tokens(argparse, LONG_TOKENS)
             for each in (bf16, other):
-                each.generate(prompt, 1, None)
-            pairs = [(owned_ms(bf16, prompt), owned_ms(other, prompt)) for _ in range(PAIRS)]
+                expect_stored(each, prompt)
+            pairs = [(owned_ms(bf16, prompt, turns), owned_ms(other, prompt, turns))
+                     for _ in range(PAIRS)]
     print("owned, terrace and LMCache, ms:", [[round(each, 1) for each in pair] for pair in pairs])
     ours, theirs = zip(*pairs)
     return list(ours), list(theirs)
 
 
 def test_time_of_a_load_that_the_store_owns(bf16, place, smollm2_dir, engine_rows):
-    ours, theirs = measure_owned(bf16, place, smollm2_dir, 128, "lmcache_driven")
+    ours, theirs = measure_owned(bf16, place, smollm2_dir, 128, "lmcache_driven", turns=7)
     engine_rows.add("vllm_owned_ms", ours, "LMCache server, chunk 128, lmcache_driven", theirs)
 
 
 def test_time_of_a_load_against_lmcache_as_it_comes(bf16, place, smollm2_dir, engine_rows):
-    ours, theirs = measure_owned(bf16, place, smollm2_dir, 256, "engine_driven")
+    ours, theirs = measure_owned(bf16, place, smollm2_dir, 256, "engine_driven", turns=3)
     engine_rows.add("vllm_owned_ms_default", ours, "LMCache server, chunk 256, engine_driven",
                     theirs)
 
@@ -338,7 +354,15 @@ def test_a_corrupt_object_costs_recomputation(fp32, fp32_references, store):
     failed = fp32.counter("load_failed_blocks")
     assert fp32.generate(prompt, NEW_TOKENS)["ids"] == reference["ids"]
     assert fp32.counter("load_failed_blocks") > failed
-    fp32.reset()  # what was recomputed is stored again
+    # Every block is bad; a load that was given up at one may leave those behind it unseen. What was
+    # recomputed is stored again, so each time more is good.
+    for _ in range(BLOCKS):
+        fp32.reset()
+        failed = fp32.counter("load_failed_blocks")
+        assert fp32.generate(prompt, NEW_TOKENS)["ids"] == reference["ids"]
+        if fp32.counter("load_failed_blocks") == failed:
+            break
+    fp32.reset()
     expect_loaded(fp32, fp32_references[2:])
 
 

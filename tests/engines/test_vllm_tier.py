@@ -19,10 +19,10 @@ def test_a_fresh_process_loads_what_another_offloaded(directory, smollm2_dir):
             assert engine.generate(prompt)["cached"] == 0
             local = engine.generate(prompt)
             assert local["cached"] == CACHED
+            store.wait_for("chunks stored", lambda status: status["objects"] >= TOKENS // 128)
             engine.reset()
             answer = engine.generate(prompt)  # from vLLM's CPU memory or from terrace
             assert answer["cached"] == CACHED and answer["logprobs"] == local["logprobs"]
-            store.wait_for("chunks stored", lambda status: status["objects"] >= TOKENS // 128)
         with VllmEngine(directory, smollm2_dir, "tier-fresh", transfer=transfer) as fresh:
             answer = fresh.ready().generate(prompt)
             assert answer["cached"] == CACHED

@@ -7,11 +7,12 @@ import json
 import os
 import pathlib
 import select
-import signal
 import subprocess
 import sys
 import time
 from types import ModuleType
+
+from process_group import kill_group
 
 START_TIMEOUT_S = 240
 ANSWER_TIMEOUT_S = 120
@@ -107,12 +108,8 @@ class VllmEngine:
         return self.ask("tokens", text=inspect.getsource(module), count=count)["ids"]
 
     def kill(self) -> None:
-        """SIGKILL to every process of this engine: they are one group."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        """SIGKILL to every process of this engine."""
+        kill_group(self.process)
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

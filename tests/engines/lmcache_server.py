@@ -9,6 +9,7 @@ import sys
 import time
 
 from process_group import kill_group
+from vllm_engine import VllmEngine
 
 START_TIMEOUT_S = 120
 
@@ -26,11 +27,12 @@ class LmcacheServer:
     def __init__(self, directory: pathlib.Path, chunk_tokens: int = 128,
                  arguments: tuple[str, ...] = ()) -> None:
         self.port, self._http_port = _free_port(), _free_port()
+        self._directory = directory
         self._log_path = directory / "lmcache.log"
         with open(self._log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [str(pathlib.Path(sys.executable).with_name("lmcache")), "server",
-                 "--l1-size-gb", "2", "--l1-init-size-gb", "2", "--no-l1-use-lazy",
+                 "--l1-size-gb", "1", "--l1-init-size-gb", "1", "--no-l1-use-lazy",
                  "--supported-transfer-mode", "auto", "--chunk-size", str(chunk_tokens),
                  "--eviction-policy", "LRU", "--port", str(self.port),
                  "--http-port", str(self._http_port), *arguments],
@@ -53,8 +55,11 @@ class LmcacheServer:
             except OSError:
                 time.sleep(0.2)
 
-    def transfer(self, mode: str = "lmcache_driven") -> dict:
-        """KVTransferConfig for this server."""
-        return {"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both",
-                "kv_connector_extra_config": {"lmcache.mp.port": self.port,
-                                              "lmcache.mp.mp_transfer_mode": mode}}
+    def engine(self, model: pathlib.Path, name: str, mode: str = "lmcache_driven") -> VllmEngine:
+        """vLLM on this server, its log in the same directory. Its KV is in /dev/shm, where a
+        machine may have little: as few blocks as serve the longest prompts."""
+        transfer = {"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both",
+                    "kv_connector_extra_config": {"lmcache.mp.port": self.port,
+                                                  "lmcache.mp.mp_transfer_mode": mode}}
+        return VllmEngine(self._directory, model, name, transfer=transfer,
+                          num_gpu_blocks_override=64)

@@ -14,7 +14,6 @@ from lmcache_bench import KIB, MIB, Bench
 from lmcache_server import LmcacheServer
 from redis_server import redis_server, resp_daemon
 from terraced import Terraced
-from vllm_engine import VllmEngine
 
 from terrace_kv import errors
 from terrace_kv.connectors.lmcache import TerraceConnector
@@ -143,7 +142,7 @@ def test_vllm_over_lmcache_over_terrace(directory, smollm2_dir):
         def generate(name: str, times: int) -> list[dict]:
             with LmcacheServer(directory, arguments=("--l2-adapter", second_level)) as server:
                 server.ready()
-                with VllmEngine(directory, smollm2_dir, name, transfer=server.transfer()) as engine:
+                with server.engine(smollm2_dir, name) as engine:
                     engine.ready()
                     prompt = engine.tokens(argparse, 1500)
                     answers = [engine.generate(prompt, 16) for _ in range(times)]

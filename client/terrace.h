@@ -317,7 +317,9 @@ class Client {
   // The key of an engine's own name for a block. `salt` separates caches of equal names.
   ObjectKey BlockKey(const Model& model, std::string_view salt, std::string_view name) const;
   // One answer a key, in any number; tier kNone where it is not there. A snapshot, without side
-  // effects but being counted.
+  // effects but being counted. Where keys build on each other, what bears kFlagRecompute is
+  // expected to be there sooner when it is made again, with all behind it in the leading run;
+  // judged for max_keys_per_call keys at a time.
   absl::StatusOr<std::vector<ExtentInfo>> FindBlocks(const Model& model,
                                                      absl::Span<const ObjectKey> keys);
   // Leases the leading run of keys that is there, and starts loading them in order. NotFound: the

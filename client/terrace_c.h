@@ -238,9 +238,13 @@ typedef struct {
   uint64_t bytes;  /* payload; 0 where it is not there */
   uint32_t eta_us; /* until it could be in memory, after those before it */
   uint8_t tier;    /* 0 nowhere, 1 host, 2 nvme */
-  uint8_t flags;   /* 1 durable, 2 pinned */
+  uint8_t flags;   /* 1 durable, 2 pinned, 4 sooner made again: TERRACE_BLOCK_RECOMPUTE */
   uint16_t reserved;
 } terrace_block_info;
+
+/* Making the block again, and all behind it in the leading run that is there, is expected to take
+ * less time than loading them. For keys that build on each other. */
+#define TERRACE_BLOCK_RECOMPUTE 4
 
 /* One answer a key. */
 TERRACE_EXPORT int32_t terrace_find_blocks(terrace_client* client, const terrace_model* model,

@@ -133,6 +133,9 @@ class CacheService final : public Service {
   // Bytes on the device for a byte of the object: below 1 where objects are encoded.
   double StoredShare() const;
   ExtentInfo Describe(const Session& session, ObjectId id, uint64_t stored_before) const;
+  struct Run;  // of lookup_calls.cc
+  ExtentInfo Extend(const Session& session, uint32_t layout_id, ObjectId object, Run& run);
+  void Advise(const Run& run, absl::Span<ExtentInfo> prefix);
   uint64_t AddMemoryTiers(StatusReply& reply) const;
   ObjectInfo Detail(ObjectId id) const;
   absl::Status Limit(const std::string& message);

@@ -26,33 +26,55 @@ absl::StatusOr<Session*> CacheService::BeginLookup(SessionId id, uint32_t layout
   return session;
 }
 
+// What a call has found so far, in the order of its keys.
+struct CacheService::Run {
+  uint64_t cold_bytes = 0;    // of records
+  ObjectId cold = kNoObject;  // one that is a record only
+  std::vector<PrefixStep> steps;
+};
+
+ExtentInfo CacheService::Extend(const Session& session, uint32_t layout_id, ObjectId object,
+                                Run& run) {
+  const Entry& entry = catalog_.at(object);
+  const ExtentInfo extent = Describe(session, object, run.cold_bytes);
+  if (extent.tier == TierId::kNvme) {
+    run.cold_bytes += mover_.StoredBytes(entry);
+    run.cold = object;
+  }
+  ++metrics_.lookup_hits;
+  const uint64_t before_us = run.steps.empty() ? 0 : run.steps.back().ready_us;
+  const uint32_t remake_us = mover_.RemakeUs(entry);
+  run.steps.push_back({std::max<uint64_t>(before_us, extent.eta_us), remake_us});
+  demand_[session.tenant].LookedUp(layout_id, entry.key, entry.payload_bytes(), remake_us);
+  return extent;
+}
+
+// `prefix`: of a run, from its first extent on.
+void CacheService::Advise(const Run& run, absl::Span<ExtentInfo> prefix) {
+  const std::span<const PrefixStep> steps(run.steps.data(), prefix.size());
+  const size_t worth = StepsWorthLoading(steps);
+  if (worth == prefix.size()) return;
+  for (ExtentInfo& extent : prefix.subspan(worth)) extent.flags |= kFlagRecompute;
+  metrics_.recompute_advised += prefix.size() - worth;
+  if (run.cold != kNoObject) mover_.KeepLinkMeasured(run.cold);
+}
+
 absl::Status CacheService::Lookup(SessionId id, uint32_t layout_id,
                                   absl::Span<const ObjectKey> keys,
                                   std::vector<ExtentInfo>& extents) {
   absl::StatusOr<Session*> session = BeginLookup(id, layout_id, keys.size(), "lookup");
   if (!session.ok()) return session.status();
-  uint64_t cold_bytes = 0;  // of records
   const size_t before = extents.size();
-  std::vector<PrefixStep> steps;
-  Demand& demand = demand_[(*session)->tenant];
+  Run run;
   for (const ObjectKey& key : keys) {
     const ObjectId object = FindReadable(**session, layout_id, key);
     if (object == kNoObject) break;
-    const Entry& entry = catalog_.at(object);
-    extents.push_back(Describe(**session, object, cold_bytes));
-    if (extents.back().tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
-    ++metrics_.lookup_hits;
-    const uint64_t ready_us = steps.empty() ? 0 : steps.back().ready_us;
-    steps.push_back({std::max<uint64_t>(ready_us, extents.back().eta_us), mover_.RemakeUs(entry)});
-    demand.LookedUp(layout_id, key, entry.payload_bytes(), steps.back().compute_us);
+    extents.push_back(Extend(**session, layout_id, object, run));
   }
-  for (const ObjectKey& absent : keys.subspan(steps.size())) {
-    demand.LookedUp(layout_id, absent, 0, 0);
+  for (const ObjectKey& absent : keys.subspan(run.steps.size())) {
+    demand_[(*session)->tenant].LookedUp(layout_id, absent, 0, 0);
   }
-  for (size_t i = StepsWorthLoading(steps); i < steps.size(); ++i) {
-    extents[before + i].flags |= kFlagRecompute;
-    ++metrics_.recompute_advised;
-  }
+  Advise(run, absl::MakeSpan(extents).subspan(before));
   return absl::OkStatus();
 }
 
@@ -60,21 +82,20 @@ absl::Status CacheService::Find(SessionId id, uint32_t layout_id, absl::Span<con
                                 std::vector<ExtentInfo>& extents) {
   absl::StatusOr<Session*> session = BeginLookup(id, layout_id, keys.size(), "find");
   if (!session.ok()) return session.status();
-  uint64_t cold_bytes = 0;  // of records
-  Demand& demand = demand_[(*session)->tenant];
+  const size_t before = extents.size();
+  size_t leading = keys.size();  // those before the first that is not there
+  Run run;
   for (const ObjectKey& key : keys) {
-    ExtentInfo& extent = extents.emplace_back();
     const ObjectId object = FindReadable(**session, layout_id, key);
     if (object == kNoObject) {
-      demand.LookedUp(layout_id, key, 0, 0);
+      leading = std::min(leading, extents.size() - before);
+      extents.emplace_back();
+      demand_[(*session)->tenant].LookedUp(layout_id, key, 0, 0);
       continue;
     }
-    const Entry& entry = catalog_.at(object);
-    extent = Describe(**session, object, cold_bytes);
-    if (extent.tier == TierId::kNvme) cold_bytes += mover_.StoredBytes(entry);
-    ++metrics_.lookup_hits;
-    demand.LookedUp(layout_id, key, entry.payload_bytes(), mover_.RemakeUs(entry));
+    extents.push_back(Extend(**session, layout_id, object, run));
   }
+  Advise(run, absl::MakeSpan(extents).subspan(before, leading));
   return absl::OkStatus();
 }
 
@@ -106,6 +127,7 @@ absl::StatusOr<TailMatch> CacheService::MatchTail(SessionId id, uint32_t layout_
   if (StepsWorthLoading({&step, 1}) == 0) {
     match.info.flags |= kFlagRecompute;
     ++metrics_.recompute_advised;
+    mover_.KeepLinkMeasured(best->id);
   }
   return match;
 }

@@ -542,7 +542,7 @@ void Mover::Tick() {
   for (uint16_t tenant = 0; tenant < tenants_.size(); ++tenant) {
     KeepNvmeQuota(tenant, 0, kQuotaDropsPerTick);
   }
-  read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
+  NoteLinkSpeed();
   FeedWrites();
 }
 

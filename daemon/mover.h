@@ -156,6 +156,9 @@ class Mover {
   uint32_t EtaUs(uint64_t stored_bytes) const;
   // The same, with what a device takes that has nothing else to do.
   uint32_t FetchUs(uint64_t stored_bytes) const;
+  // Every read tells how fast the device is. For who decides by that not to read: reads the record
+  // of this object in the background, unless the speed was told a moment ago.
+  void KeepLinkMeasured(ObjectId id);
   // From now on; a smaller one is reached step by step, Tick by Tick: evicting in policy order,
   // then moving what is left. What is leased stays where it is until the lease ends.
   absl::Status ResizeHost(uint16_t tenant, uint64_t bytes);
@@ -222,6 +225,7 @@ class Mover {
   bool link_unknown() const { return read_bytes_per_s_ <= 0 && !link_measured_; }
   LinkState Link() const;
   void MeasureLink(ObjectId id);
+  void NoteLinkSpeed();
   bool StartRead(ObjectId id, Loading& loading);
   // The read of a record that holds the object encoded; null when memory is short.
   std::shared_ptr<ObjectDecoding> ReadEncoded(ObjectId id, const ObjectLayout& layout,
@@ -281,6 +285,7 @@ class Mover {
   bool link_measured_ = false;
   uint32_t measuring_reads_ = 0;  // under way
   double read_bytes_per_s_ = 0;
+  uint64_t link_noted_us_ = 0;  // when that changed; 0: never
 };
 
 }  // namespace terrace

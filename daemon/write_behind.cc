@@ -5,6 +5,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/mover.h"
+#include "daemon/session.h"
 #include "kernels/buffer.h"
 #include "spdlog/spdlog.h"
 #include "tiers/nvme/record.h"
@@ -15,8 +16,11 @@ namespace {
 
 // Assumed until the first reads have been measured: a modest SATA-class device.
 constexpr double kDefaultReadBytesPerS = 500e6;
-constexpr uint64_t kMeasuredBytes = uint64_t{16} << 20;
+// A measurement reads what takes some 30 ms.
+constexpr double kMeasurementsPerS = 32;
+constexpr double kLeastMeasuredBytes = 256 << 10, kMostMeasuredBytes = 16 << 20;
 constexpr uint64_t kMostMeasuringReads = 64;
+constexpr uint64_t kLinkSpeedLastsUs = 10'000'000;
 
 RecordMeta DescribeRecord(const Catalog& catalog, const Entry& entry, const ObjectLayout& layout,
                           uint32_t tenant_stored_id) {
@@ -179,15 +183,31 @@ double Mover::ReadBytesPerS() const {
 
 LinkState Mover::Link() const { return {ReadBytesPerS(), 0, transcoder_->threads()}; }
 
-// Reads a record that was just written, for the sake of knowing how fast that is: at once as often
-// as it takes for bandwidth to count, not latency. Once; from then on every read tells.
+void Mover::NoteLinkSpeed() {
+  const double speed = nvme_->Stats().read_bytes_per_s;
+  if (speed == read_bytes_per_s_) return;
+  read_bytes_per_s_ = speed;
+  link_noted_us_ = MonotonicUs();
+}
+
+void Mover::KeepLinkMeasured(ObjectId id) {
+  const uint64_t now_us = MonotonicUs();
+  if (link_noted_us_ != 0 && now_us < link_noted_us_ + kLinkSpeedLastsUs) return;
+  link_noted_us_ = now_us;
+  MeasureLink(id);
+}
+
+// Reads a record for the sake of knowing how fast that is: at once as often as it takes for
+// bandwidth to count, not latency.
 void Mover::MeasureLink(ObjectId id) {
   const Entry& entry = catalog_.at(id);
-  if (!link_unknown() || measuring_reads_ > 0 || !transcoder_->Encodes(entry.host->layout)) return;
+  if (measuring_reads_ > 0 || entry.record == kNoRecord) return;
   link_measured_ = true;
   const uint64_t each = AlignUp(StoredBytes(entry), kExtentAlignment);
-  measuring_reads_ =
-      static_cast<uint32_t>(std::clamp<uint64_t>(kMeasuredBytes / each, 1, kMostMeasuringReads));
+  const double bytes =
+      std::clamp(ReadBytesPerS() / kMeasurementsPerS, kLeastMeasuredBytes, kMostMeasuredBytes);
+  measuring_reads_ = static_cast<uint32_t>(
+      std::clamp<uint64_t>(static_cast<uint64_t>(bytes) / each, 1, kMostMeasuringReads));
   auto scratch = std::make_shared<kernels::AlignedBuffer>(each * measuring_reads_);
   if (scratch->data() == nullptr) {
     measuring_reads_ = 0;
@@ -199,10 +219,10 @@ void Mover::MeasureLink(ObjectId id) {
     request.key = entry.key;
     request.fingerprint = catalog_.fingerprint(entry.fingerprint);
     request.destination = scratch->data() + i * each;
-    request.priority = IoPriority::kQueued;
+    request.priority = IoPriority::kBackground;
     request.done = [this, scratch](const absl::StatusOr<RecordMeta>&) {
       if (--measuring_reads_ > 0) return;
-      read_bytes_per_s_ = nvme_->Stats().read_bytes_per_s;
+      NoteLinkSpeed();
       FeedWrites();
     };
     nvme_->Read(std::move(request));
@@ -221,7 +241,8 @@ void Mover::FinishWrite(ObjectId id, const ObjectKey& key, absl::StatusOr<Record
       GainRecord(id, *record);
       nvme_->SetPinned(*record, entry.pinned);  // it may have changed meanwhile
       Reprice(id);
-      MeasureLink(id);
+      // How to encode the next ones depends on it.
+      if (link_unknown() && transcoder_->Encodes(entry.host->layout)) MeasureLink(id);
     } else {
       nvme_->Erase(*record);  // removed while it was written
     }

@@ -79,7 +79,8 @@ struct ExtentInfo {     // 16 bytes; `lookup` answers one per matched key
 };
 inline constexpr uint8_t kFlagDurable = 1;
 inline constexpr uint8_t kFlagPinned = 2;
-// Making it again, and all that comes behind it in the same lookup, is expected to be faster.
+// Making it again, and all that comes behind it in the same lookup, is expected to be faster. In
+// the answer to a find: of keys that build on each other, the leading run that is there.
 inline constexpr uint8_t kFlagRecompute = 4;
 
 struct TailMatch {

@@ -32,8 +32,9 @@ class Service {
   virtual absl::Status Lookup(SessionId session, uint32_t layout_id,
                               absl::Span<const ObjectKey> keys,
                               std::vector<ExtentInfo>& extents) = 0;
-  // As Lookup of keys that do not build on each other: one ExtentInfo per key, appended, in order;
-  // tier kNone where it is not there. Never advises to recompute.
+  // As Lookup, but behind a key that is not there too: one ExtentInfo per key, appended, in order;
+  // tier kNone where it is not there. The advice to recompute is about the leading run, for callers
+  // whose keys build on each other.
   virtual absl::Status Find(SessionId session, uint32_t layout_id, absl::Span<const ObjectKey> keys,
                             std::vector<ExtentInfo>& extents) = 0;
   // The child of `parent` that shares the most leading grains with `grains`.

@@ -73,7 +73,8 @@ interface Session {
   hint @16 (hints :List(HintItem)) -> (error :Error, results :List(HintResult));
   resize @17 (tier :Text, tenant :Text, bytes :UInt64, percent :UInt32) -> (error :Error, reply :ResizeReply);
   missRatioCurve @18 (tier :Text, tenant :Text) -> (error :Error, reply :MissRatioCurveReply);
-  find @19 (layoutId :UInt32, keys :Data) -> (error :Error, extents :Data);  # one a key; tier 0: absent
+  # One a key; tier 0: absent. The flag that advises to recompute is about the leading run.
+  find @19 (layoutId :UInt32, keys :Data) -> (error :Error, extents :Data);
 }
 
 struct KvGeometry {             # config/kv_geometry.h

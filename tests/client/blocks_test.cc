@@ -73,9 +73,10 @@ class BlocksTest : public testing::Test {
     }
     return keys;
   }
-  CommitReport Store(absl::Span<const ObjectKey> keys, EngineMemory& memory, uint32_t threads = 1) {
+  CommitReport Store(absl::Span<const ObjectKey> keys, EngineMemory& memory, uint32_t threads = 1,
+                     uint64_t cost_us = kPromptCostUs) {
     CommitReport report;
-    auto store = client_->BeginBlocks(model_, keys, kPromptCostUs);
+    auto store = client_->BeginBlocks(model_, keys, cost_us);
     EXPECT_TRUE(store.ok()) << store.status();
     if (!store.ok()) return report;
     EXPECT_TRUE(store->Gather(memory.Pieces(), threads).ok());
@@ -89,6 +90,14 @@ class BlocksTest : public testing::Test {
     if (!found.ok()) return tiers;
     for (const ExtentInfo& info : *found) tiers.push_back(info.tier);
     return tiers;
+  }
+  std::vector<bool> AdvisedAgainst(absl::Span<const ObjectKey> keys) {
+    std::vector<bool> advised;
+    const auto found = client_->FindBlocks(model_, keys);
+    EXPECT_TRUE(found.ok()) << found.status();
+    if (!found.ok()) return advised;
+    for (const ExtentInfo& info : *found) advised.push_back((info.flags & kFlagRecompute) != 0);
+    return advised;
   }
 
   DaemonProcess daemon_;
@@ -217,6 +226,33 @@ TEST_F(SmallHostTest, BlocksComeBackFromTheDeviceAfterARestart) {
     ASSERT_TRUE(lease->Scatter(loaded.Pieces(part, part)).ok());
   }
   EXPECT_TRUE(loaded == memory);
+}
+
+class AllWrittenTest : public BlocksTest {
+ protected:
+  AllWrittenTest() : BlocksTest({64 << 20, 256 << 20, "crossing", "admission = \"always\"\n"}) {}
+};
+
+TEST_F(AllWrittenTest, WhatIsSoonerMadeAgainThanReadIsSaid) {
+  const auto keys = Keys(7);  // the last is not stored
+  const auto dear = absl::MakeConstSpan(keys).first(3),
+             quick = absl::MakeConstSpan(keys).subspan(3, 3);
+  EngineMemory memory(3, 5);
+  EXPECT_EQ(Store(dear, memory).stored, 3u);
+  EXPECT_EQ(Store(quick, memory, 1, 3).stored, 3u);  // a microsecond each
+  EXPECT_THAT(AdvisedAgainst(keys), Each(false));    // in memory
+  ASSERT_TRUE(client_->Flush(60000).ok());
+  daemon_.Restart();
+  Connect();
+  EXPECT_THAT(AdvisedAgainst(keys), ElementsAre(false, false, false, true, true, true, false));
+  EXPECT_THAT(Tiers(quick), Each(TierId::kNvme));
+  // What rests on it would have to be made too.
+  EXPECT_THAT(AdvisedAgainst({quick[0], dear[0], dear[1]}), Each(false));
+  // Only the leading run can be loaded.
+  EXPECT_THAT(AdvisedAgainst({quick[0], keys[6], quick[1]}), ElementsAre(true, false, false));
+  EXPECT_THAT(AdvisedAgainst({keys[6], quick[0]}), Each(false));
+  // Though nobody reads: the speed that it rests on may be of long ago.
+  EXPECT_TRUE(Eventually([&] { return Counter(*client_, "nvme_read_bytes") > 0; }));
 }
 
 class FullHostTest : public BlocksTest {

@@ -31,6 +31,8 @@ from terrace_kv.client import Client, CommitReport, _key, _milliseconds, _timeou
 # uint8 [n, 32] or a sequence of keys (32 bytes or 64 hex digits each).
 Keys = np.ndarray | Sequence[bytes | str]
 
+RECOMPUTE = 4  # of BlockSpace.find(), in `flags`
+
 
 def pieces(block: object, part: object, address: object, size: object) -> np.ndarray:
     """A list of pieces of memory, from arrays that broadcast against each other: `block` indexes
@@ -41,6 +43,16 @@ def pieces(block: object, part: object, address: object, size: object) -> np.nda
     for name, column in zip(out.dtype.names, columns):
         out[name] = column.ravel()
     return out
+
+
+def leading_run(found: np.ndarray) -> tuple[int, int]:
+    """Of what BlockSpace.find() answers: how many leading blocks are there, and how many of those to
+    load, as the others are expected to be there sooner when they are computed behind them."""
+    return _until(found["tier"] == 0), _until((found["tier"] == 0) | (found["flags"] & RECOMPUTE != 0))
+
+
+def _until(ends: np.ndarray) -> int:
+    return int(np.argmax(ends)) if ends.any() else len(ends)
 
 
 def _keys(keys: Keys) -> np.ndarray:
@@ -179,8 +191,8 @@ class BlockSpace(Handle):
         return self.keys([name], salt).tobytes()
 
     def find(self, keys: Keys) -> np.ndarray:
-        """One record a key: `tier` (0 nowhere, 1 host, 2 nvme), `bytes`, `eta_us`, `flags`. A
-        snapshot without side effects."""
+        """One record a key: `tier` (0 nowhere, 1 host, 2 nvme, 3 hbm), `bytes`, `eta_us`, `flags` (1
+        durable, 2 pinned, RECOMPUTE: see leading_run). A snapshot without side effects."""
         array = _keys(keys)
         out = np.zeros(len(array), _capi.BLOCK_INFO)
         call("terrace_find_blocks", self.client._h, self._h, array.ctypes.data, len(array),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -139,3 +140,24 @@ def test_copies_keep_their_order_against_the_engine_and_each_other(daemon, devic
     assert len(read) == LAYERS * (1 + 6 + 4)
     for name, layer, values in read:
         assert values == [value(name, layer)], (name, layer)
+
+
+def test_a_block_costs_what_the_device_takes_to_compute_it(daemon, device):
+    """Not what queueing its work takes. Of steps that compute a prompt; the first is not known."""
+    memory = DeviceMemory({"layer0": torch.zeros(BLOCKS, 2, 8, dtype=torch.int32)}, BLOCKS)
+    opened = session.BlockSession(lambda: session.connect(daemon.socket_path, None, "late"),
+                                  [session.SpaceLayout("late", memory.part_bytes)])
+    transfer = StepTransfer(opened, memory, 5)
+
+    def cost_us(name: bytes, tokens: int, computing_s: float) -> int:
+        """Of a block of two tokens, completed by a step of so many."""
+        transfer.begin(StepPlan(saves=[Blocks([name], [0])], tokens=tokens, block_tokens=2))
+        device.engine.push(lambda: time.sleep(computing_s))
+        transfer.save_part(1)
+        transfer.finish()
+        return daemon.json("show", opened.spaces[0].key(name).hex())["cost_us"]
+
+    assert cost_us(b"first", 4, 0.4) == 0
+    assert cost_us(b"second", 1, 30e-6) >= 200_000
+    assert cost_us(b"a token a step does not tell", 1, 0) >= 200_000
+    opened.close()

@@ -76,6 +76,7 @@ class StepTransfer:
         self._store_tried = False
         self._failed: set[int] = set()
         self._load_failed = False
+        self._token_us = 0.0  # to compute one, as last measured; 0: not yet
         self.counters: Counter[str] = Counter()
 
     def begin(self, plan: StepPlan) -> None:
@@ -184,26 +185,24 @@ class StepTransfer:
             return  # layers may share a part: the first computes it
         start = time.monotonic()
         if not self._store_tried:
-            # So far the step is one part of all old.
-            self._begin_store((start - self._began) * self._parts)
+            self._begin_store()
         self._saved_parts.add(part)
         if self._source is not None:
             self._copy(lambda: self._source.save(self._store, part))
         self.counters["save_us"] += _elapsed_us(start)
 
-    def _begin_store(self, step_s: float) -> None:
+    def _begin_store(self) -> None:
         self._store_tried = True
         self._store_spaces = spaces = self._session.spaces
         if spaces is None:
             return
         space = spaces[0]
         saves = self._plan.saves
-        token_us = step_s * 1e6 / max(self._plan.tokens, 1)
         ids = [block for save in saves for block in save.block_ids]
         try:
             keys = np.concatenate([space.keys(save.names, save.salt) for save in saves])
-            cost_us = int(token_us * self._plan.block_tokens * len(ids))
-            self._store = space.begin(keys, cost_us=min(cost_us, 2**63))
+            cost_us = int(self._token_us * self._plan.block_tokens * len(ids))
+            self._store = space.begin(keys, cost_us=cost_us)
         except errors.TerraceError as error:
             self._session.lost(error, spaces)
             return
@@ -226,6 +225,7 @@ class StepTransfer:
             if len(self._saved_parts) == self._parts:
                 if self._source is not None:
                     self._copy(lambda: self._source.finish(self._store))
+                    self._measure()
                 self._commit()
             else:
                 _log.warning("terrace: a step stored nothing, as only %d of its %d layers were "
@@ -241,6 +241,12 @@ class StepTransfer:
         self._saved_parts.clear()
         self._loads.clear()
         self._plan = StepPlan()
+
+    def _measure(self) -> None:
+        """All that the step saved is computed by now, on a device too. Blocks are computed again as
+        a prompt is: not token by token."""
+        if self._plan.tokens >= self._plan.block_tokens and not self._loads:
+            self._token_us = _elapsed_us(self._began) / self._plan.tokens
 
     def _commit(self) -> None:
         try:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 
 # Threads of llama.cpp that wait for each other by spinning take minutes when others want the cores.
@@ -252,6 +253,24 @@ def test_what_is_not_supported_is_named(make, running):
         with pytest.raises(errors.InvalidArgument, match="tokens: expected ids"):
             cache.restore(tokens)
     assert cache.restore([]) == 0
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_on_nvme_is_restored_what_is_slow_to_compute(make, directory, prompt, monkeypatch, slow):
+    if not slow:  # a microsecond a block
+        monkeypatch.setattr(llama_cpp, "llama_perf_context", lambda context: types.SimpleNamespace(
+            t_p_eval_ms=1, n_p_eval=64_000))
+    with Terraced(directory, host_bytes=160 * MIB, extra='admission = "always"\n') as daemon:
+        llm = make(n_ctx=512)
+        cache = PromptCache(llm, opener(daemon))
+        assert cache.restore(prompt[:200]) == 0
+        llm.eval(prompt[:128])
+        assert cache.store() > 0
+        assert daemon.terrace("flush").returncode == 0 and daemon.stop() == 0
+        daemon.start()
+        other = PromptCache(make(n_ctx=512), opener(daemon))
+        assert other.restore(prompt[:200]) == (128 if slow else 0)
+        assert other.stats.errors == 0
 
 
 def test_survives_its_daemon(make, running, prompt, computed):

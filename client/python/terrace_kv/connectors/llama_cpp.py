@@ -27,7 +27,7 @@ import llama_cpp
 import numpy as np
 
 from terrace_kv import Client, errors
-from terrace_kv.blocks import BlockLease
+from terrace_kv.blocks import BlockLease, leading_run
 from terrace_kv.connectors.session import BlockSession, SpaceLayout
 
 logger = logging.getLogger(__name__)
@@ -324,7 +324,10 @@ class PromptCache:
             _refuse_images(self._llm)
             space = spaces[0]
             keys = space.keys(self._names(prompt, wanted)[first:], self._salt)
-            with space.acquire(keys) as lease:
+            _, load = leading_run(space.find(keys))
+            if load == 0:
+                return held
+            with space.acquire(keys[:load]) as lease:
                 self._wait(lease)
                 if (first + lease.usable) * self._block_tokens <= held:
                     return held

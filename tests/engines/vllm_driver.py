@@ -3,7 +3,8 @@ the descriptor that is given. A program of its own, so that a test may end it at
 
     {"op": "generate", "ids": [...], "max_tokens": n, "logprobs": k}
         -> {"ids": [...], "logprobs": [[[token, value], ...], ...], "cached": n, "ms": t}
-    {"op": "together", "prompts": [[...], ...], "max_tokens": n} -> {"ids": [[...], ...]}
+    {"op": "together", "prompts": [[...], ...], "max_tokens": n}
+        -> {"ids": [[...], ...], "scheduled": [t, ...], "first_token": [t, ...]}
     {"op": "reset"}    empties vLLM's own prefix cache
     {"op": "metrics"}  -> {name: value}
     {"op": "tokens", "text": "...", "count": n} -> {"ids": [...]}
@@ -49,8 +50,10 @@ def _together(llm, command: dict) -> dict:
 
     wanted = SamplingParams(temperature=0, max_tokens=command["max_tokens"], ignore_eos=True)
     prompts = [{"prompt_token_ids": ids} for ids in command["prompts"]]
-    return {"ids": [list(each.outputs[0].token_ids)
-                    for each in llm.generate(prompts, wanted, use_tqdm=False)]}
+    outputs = llm.generate(prompts, wanted, use_tqdm=False)
+    return {"ids": [list(each.outputs[0].token_ids) for each in outputs],
+            "scheduled": [each.metrics.scheduled_ts for each in outputs],
+            "first_token": [each.metrics.first_token_ts for each in outputs]}
 
 
 def _answer(llm, command: dict) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from terrace_kv.connectors.paged_device import DeviceMemory
 from terrace_kv.connectors.paged_memory import PagedMemory
 from terrace_kv.connectors.paged_transfer import Blocks, StepPlan, StepTransfer
 from terrace_kv.connectors.vllm_lookup import PrefixLookup
+from terraced import Terraced
 
 BLOCKS, PARTS = 12, 6
 
@@ -191,6 +193,126 @@ def test_lookups_leave_a_token_and_promise_whole_blocks(sessions):
     lookup.load("r", names, [9, 8, 7, 6], 32, b"")
     assert lookup.take_loads() == [Blocks([b"1", b"2"], [8, 7])] and not lookup.take_loads()
     assert lookup.sources("r", 32) == (32, 0)
+
+
+class Slow:
+    """A daemon that stops answering and goes on."""
+
+    def __init__(self, daemon: Terraced) -> None:
+        self._daemon = daemon
+
+    def __enter__(self) -> Slow:
+        self._daemon.process.send_signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._daemon.process.send_signal(signal.SIGCONT)
+
+
+PATIENT_S = 600  # what no test waits for
+
+
+@pytest.fixture
+def stored(daemon):
+    """A session whose calls take as long as they take. The blocks a, b and c are stored."""
+    memory = PagedMemory(caches(1), BLOCKS)
+    opened = session.BlockSession(
+        lambda: terrace_kv.open(socket=daemon.socket_path, call_timeout_s=PATIENT_S),
+        [session.SpaceLayout("paged", memory.part_bytes)])
+    run_step(StepTransfer(opened, memory, 5),
+             StepPlan(saves=[Blocks([b"a", b"b", b"c"], [0, 1, 2])], tokens=1))
+    yield opened
+    opened.close()
+
+
+def until_found(lookup: PrefixLookup, request_id: str, names: list[bytes], tokens: int,
+                computed_tokens: int = 0) -> int:
+    """As an engine that asks in every step."""
+    while (found := lookup.find(request_id, names, tokens, computed_tokens, b"")) is None:
+        time.sleep(0.001)
+    return found
+
+
+def test_a_slow_daemon_holds_back_requests_not_the_scheduler(daemon, stored):
+    lookup = PrefixLookup(stored, 16, PATIENT_S)
+    with Slow(daemon):
+        for request in ("r", "s", "r", "s"):
+            assert lookup.find(request, [b"a", b"b"], 33, 0, b"") is None
+        assert lookup.find("t", [b"a"], 16, 0, b"") == 0  # nothing to ask for
+    assert until_found(lookup, "s", [b"a", b"b"], 33) == 32
+    assert until_found(lookup, "r", [b"a", b"b"], 33) == 32
+    assert lookup.counters["lookup_deferred"] == 2
+    assert lookup.counters["lookup_blocks"] == lookup.counters["lookup_hit_blocks"] == 4
+    # Preempted, and resumed: what was found before does not count.
+    with Slow(daemon):
+        assert lookup.find("r", [b"a", b"b"], 33, 0, b"") is None
+    assert until_found(lookup, "r", [b"a", b"b"], 33) == 32
+
+
+def test_an_answer_to_another_question_is_dropped(daemon, stored):
+    lookup = PrefixLookup(stored, 16, PATIENT_S)
+    with Slow(daemon):
+        assert lookup.find("r", [b"a", b"b", b"c"], 49, 0, b"") is None
+        assert lookup.find("r", [b"a", b"b", b"c"], 49, 16, b"") is None  # more is computed
+    assert until_found(lookup, "r", [b"a", b"b", b"c"], 49, 16) == 32
+    lookup.load("r", [b"a", b"b", b"c"], [7, 8, 9], 32, b"")
+    assert lookup.take_loads() == [Blocks([b"b", b"c"], [8, 9])]
+    with Slow(daemon):
+        assert lookup.find("r", [b"a"], 17, 0, b"") is None
+        lookup.forget("r")  # aborted; then another of the same name
+        assert lookup.find("r", [b"x"], 17, 0, b"") is None
+    assert until_found(lookup, "r", [b"x"], 17) == 0
+
+
+def test_a_lookup_without_an_answer_in_time_finds_nothing(daemon, stored):
+    lookup = PrefixLookup(stored, 16, timeout_s=1)
+    with Slow(daemon):
+        assert lookup.find("r", [b"a"], 17, 0, b"") is None
+        time.sleep(1)
+    time.sleep(0.2)  # for the answer, which is too late
+    assert lookup.find("r", [b"a"], 17, 0, b"") == 0
+    assert lookup.counters["lookup_failed"] == 1
+    with Slow(daemon):
+        assert until_found(lookup, "s", [b"a"], 17) == 0
+        assert until_found(lookup, "t", [b"a"], 17) == 0  # which waits behind the other
+    while until_found(lookup, "s", [b"a"], 17) == 0:
+        pass
+    assert lookup.counters["lookup_blocks"] == 1
+
+
+def test_what_is_sooner_computed_is_not_loaded(directory):
+    """Blocks on NVMe of a microsecond and of ten seconds, and of nobody knows what."""
+    with Terraced(directory, extra='admission = "always"\n') as daemon:
+        def connect() -> session.BlockSession:
+            return session.BlockSession(
+                lambda: session.connect(daemon.socket_path, None, "paged"),
+                [session.SpaceLayout("paged", (1 << 20,))])
+
+        opened = connect()
+        space, = opened.spaces
+        for name, cost_us in ((b"slow", 10**7), (b"quick", 1), (b"unknown", 0)):
+            with space.begin(space.keys([name]), cost_us=cost_us) as store:
+                store.part(0, 1)[:] = 1
+                store.commit()
+        lookup = PrefixLookup(opened, 16)
+        assert lookup.find("r", [b"quick"], 17, 0, b"") == 16  # from memory
+        assert lookup.counters["lookup_recompute_blocks"] == 0
+        opened.close()
+        lookup.close()
+        assert daemon.terrace("flush").returncode == 0 and daemon.stop() == 0
+        daemon.start()
+        opened = connect()
+        lookup = PrefixLookup(opened, 16)
+        for names, tokens in (([b"slow"], 16), ([b"unknown"], 16), ([b"quick"], 0),
+                              ([b"slow", b"quick"], 16), ([b"quick", b"slow"], 32),
+                              ([b"quick", b"missing", b"slow"], 0)):
+            lookup.counters.clear()
+            assert lookup.find("r", names, 100, 0, b"") == tokens, names
+            there = names.index(b"missing") if b"missing" in names else len(names)
+            assert lookup.counters["lookup_hit_blocks"] == there
+            assert lookup.counters["lookup_recompute_blocks"] == there - tokens // 16
+        opened.close()
+        lookup.close()
 
 
 def test_blocks_are_saved_once_and_when_their_hash_is_known():

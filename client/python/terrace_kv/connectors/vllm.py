@@ -96,6 +96,8 @@ class TerraceConnector(KVConnectorBase_V1):
     def shutdown(self) -> None:
         if self._session is not None:
             self._session.close()
+        if self._lookup is not None:
+            self._lookup.close()
 
     # --- worker ---------------------------------------------------------------------------------
 

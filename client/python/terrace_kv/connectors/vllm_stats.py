@@ -12,6 +12,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
 COUNTERS = {
     "lookup_blocks": "Blocks looked for",
     "lookup_hit_blocks": "Blocks found",
+    "lookup_recompute_blocks": "Blocks found that take longer to load than to compute",
+    "lookup_deferred": "Lookups that the scheduler did not wait for",
+    "lookup_failed": "Lookups without an answer in time, which count as misses",
     "load_requests": "Requests whose blocks were loaded",
     "loaded_blocks": "Blocks loaded",
     "loaded_bytes": "Bytes loaded",

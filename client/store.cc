@@ -17,6 +17,7 @@ enum class PartState : uint8_t { kEmpty, kChecked, kInPlace };
 
 struct WrittenChunk {
   ObjectKey parent;
+  uint32_t position = kUnknownPosition;  // as ReserveItem::position
   absl::Span<const ObjectKey> grains;
   bool already = false;
   absl::Status refused;         // why there is no reservation
@@ -27,6 +28,19 @@ struct WrittenChunk {
   std::vector<PartState> states;
 };
 
+absl::Status CheckPlaces(absl::Span<const ObjectKey> keys, absl::Span<const BlockPlace> places) {
+  if (!places.empty() && places.size() != keys.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "places: ", places.size(), "; expected none, or one for each of ", keys.size(), " keys"));
+  }
+  for (size_t i = 0; i < places.size(); ++i) {
+    if (places[i].parent != keys[i]) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("places[", i, "].parent: the block itself; expected the one before it"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 struct StoreOperation::State {
@@ -34,7 +48,7 @@ struct StoreOperation::State {
       : core(std::move(the_core)), model(the_model) {}
 
   void PlanPrefix(PrefixKeys the_keys, uint64_t cost_us);
-  void PlanBlocks(absl::Span<const ObjectKey> block_keys, uint64_t cost_us);
+  void PlanBlocks(absl::Span<const ObjectKey> block_keys, const BlockStoreOptions& options);
   absl::Status SkipPresent();
   absl::Status Reserve();
   absl::Status ReserveBatch(absl::Span<const size_t> wanted, std::vector<size_t>& again,
@@ -73,19 +87,25 @@ void StoreOperation::State::PlanPrefix(PrefixKeys the_keys, uint64_t cost_us) {
     chunk.parent = keys->ParentOf(i);
     chunk.grains = keys->GrainsOfChunk(i);
     const auto count = static_cast<uint32_t>(chunk.grains.size() * kGrainTokens);
-    infos.push_back({keys->ChunkKey(i), static_cast<uint32_t>(i * kChunkTokens), count, false});
+    chunk.position = static_cast<uint32_t>(i * kChunkTokens);
+    infos.push_back({keys->ChunkKey(i), chunk.position, count, false});
     costs_us.push_back(Share(static_cast<double>(cost_us), count / tokens));
     chunks.push_back(std::move(chunk));
   }
 }
 
-void StoreOperation::State::PlanBlocks(absl::Span<const ObjectKey> block_keys, uint64_t cost_us) {
+void StoreOperation::State::PlanBlocks(absl::Span<const ObjectKey> block_keys,
+                                       const BlockStoreOptions& options) {
   const auto count = static_cast<double>(std::max<size_t>(block_keys.size(), 1));
   for (const ObjectKey& key : block_keys) {
     infos.push_back({key, static_cast<uint32_t>(infos.size()), 1, false});
   }
-  costs_us.resize(infos.size(), Share(static_cast<double>(cost_us), 1 / count));
+  costs_us.resize(infos.size(), Share(static_cast<double>(options.cost_us), 1 / count));
   chunks.resize(infos.size());
+  for (size_t i = 0; i < options.places.size(); ++i) {
+    chunks[i].parent = options.places[i].parent;
+    chunks[i].position = options.places[i].position;
+  }
 }
 
 absl::Status StoreOperation::State::SkipPresent() {
@@ -119,7 +139,7 @@ absl::Status StoreOperation::State::ReserveBatch(absl::Span<const size_t> wanted
   for (const size_t i : wanted) {
     items.push_back({infos[i].key, chunks[i].parent, infos[i].token_count,
                      static_cast<uint32_t>(chunks[i].grains.size()), costs_us[i],
-                     infos[i].token_begin});
+                     chunks[i].position});
   }
   const auto results = core->connection().Reserve(model.layout_id, items);
   if (!results.ok()) return results.status();
@@ -282,9 +302,10 @@ absl::StatusOr<StoreOperation> Client::BeginStore(const Model& model,
 
 absl::StatusOr<StoreOperation> Client::BeginBlocks(const Model& model,
                                                    absl::Span<const ObjectKey> keys,
-                                                   uint64_t cost_us) {
+                                                   const BlockStoreOptions& options) {
+  if (absl::Status valid = CheckPlaces(keys, options.places); !valid.ok()) return valid;
   StoreOperation store(std::make_unique<StoreOperation::State>(core_, model));
-  store.state_->PlanBlocks(keys, cost_us);
+  store.state_->PlanBlocks(keys, options);
   absl::Status status = store.state_->Reserve();
   if (!status.ok()) return status;
   return store;

@@ -178,7 +178,7 @@ class Lease {
 
 struct StoreChunk {
   ObjectKey key;
-  uint32_t token_begin = 0;
+  uint32_t token_begin = 0;  // of a block: its index among the keys of the call
   uint32_t token_count = 0;
   bool needed = false;  // write it; false: already there, or there was no room
 };
@@ -230,6 +230,21 @@ class StoreOperation {
   struct State;
   explicit StoreOperation(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
+};
+
+// Where a block stands in its prompt. Nothing is found or loaded by it: it decides what leaves
+// memory first, and what the block is taken to be worth.
+struct BlockPlace {
+  // The block before it, which leaves memory after it; zero: none, or not known. One that is not
+  // stored is as good as none.
+  ObjectKey parent;
+  uint32_t position = kUnknownPosition;  // blocks before it
+};
+
+// Views are borrowed for the call.
+struct BlockStoreOptions {
+  uint64_t cost_us = 0;                 // what making all of them took; 0: unknown
+  absl::Span<const BlockPlace> places;  // one a key, or none
 };
 
 // What an engine expects to read, for Client::Hint, and then acquires in one call: that is how it
@@ -326,11 +341,12 @@ class Client {
   // first is not there. As Acquire otherwise.
   absl::StatusOr<Lease> AcquireBlocks(const Model& model, absl::Span<const ObjectKey> keys,
                                       const AcquireOptions& options = {});
-  // Room for those that are not there yet and that nobody is storing. `cost_us` is what making all
-  // of them took (0: unknown). As BeginStore otherwise, but that each block stands for itself: one
-  // without room takes no other along.
+  // Room for those that are not there yet and that nobody is storing. As BeginStore otherwise, but
+  // that each block stands for itself: one without room takes no other along, nor does one whose
+  // parent is not there. InvalidArgument: options.places of another length than `keys`, or with a
+  // block as its own parent.
   absl::StatusOr<StoreOperation> BeginBlocks(const Model& model, absl::Span<const ObjectKey> keys,
-                                             uint64_t cost_us = 0);
+                                             const BlockStoreOptions& options = {});
 
   // Opaque objects, for tests and load generators. Put: AlreadyExists; no bytes are
   // InvalidArgument. Get: NotFound; the bytes are RawPart(0, 1) of the lease.

@@ -272,9 +272,15 @@ typedef struct {
 TERRACE_EXPORT int32_t terrace_scatter(terrace_lease* lease, const terrace_block_piece* pieces,
                                        size_t count, uint32_t threads);
 
+#define TERRACE_UNKNOWN_POSITION 0xffffffffu
+
+/* `parents`: count x 32 bytes, for each key the block before it in its prompt, which leaves memory
+ * after it; zeros: none, or not known. `positions`: how many blocks are before each in its prompt,
+ * or TERRACE_UNKNOWN_POSITION. Both may be NULL. */
 TERRACE_EXPORT int32_t terrace_begin_blocks(terrace_client* client, const terrace_model* model,
-                                            const uint8_t* keys, size_t count, uint64_t cost_us,
-                                            terrace_store** out);
+                                            const uint8_t* keys, size_t count,
+                                            const uint8_t* parents, const uint32_t* positions,
+                                            uint64_t cost_us, terrace_store** out);
 /* needed[i] becomes 1 where block i is to be written; capacity is the number of keys at least. */
 TERRACE_EXPORT int32_t terrace_store_needed(const terrace_store* store, uint8_t* needed,
                                             size_t capacity);

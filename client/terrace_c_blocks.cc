@@ -1,5 +1,6 @@
 // The part of the C ABI that stores and loads blocks.
 #include <cstddef>
+#include <vector>
 
 #include "client/terrace_c_support.h"
 
@@ -10,10 +11,21 @@ static_assert(sizeof(BlockPiece) == sizeof(terrace_block_piece) &&
               offsetof(BlockPiece, part) == offsetof(terrace_block_piece, part) &&
               offsetof(BlockPiece, address) == offsetof(terrace_block_piece, address) &&
               offsetof(BlockPiece, bytes) == offsetof(terrace_block_piece, bytes));
+static_assert(TERRACE_UNKNOWN_POSITION == kUnknownPosition);
 static_assert(sizeof(ObjectKey) == TERRACE_KEY_BYTES && alignof(ObjectKey) == 1);
 
 absl::Span<const ObjectKey> Keys(const uint8_t* keys, size_t count) {
   return {reinterpret_cast<const ObjectKey*>(keys), count};
+}
+
+std::vector<BlockPlace> Places(const uint8_t* parents, const uint32_t* positions, size_t count) {
+  if (parents == nullptr && positions == nullptr) return {};
+  std::vector<BlockPlace> places(count);
+  for (size_t i = 0; i < count; ++i) {
+    if (parents != nullptr) places[i].parent = Keys(parents, count)[i];
+    if (positions != nullptr) places[i].position = positions[i];
+  }
+  return places;
 }
 
 absl::Span<const BlockPiece> Pieces(const terrace_block_piece* pieces, size_t count) {
@@ -35,6 +47,7 @@ using terrace::Keys;
 using terrace::NotNull;
 using terrace::NotNullUnlessEmpty;
 using terrace::Pieces;
+using terrace::Places;
 using terrace::View;
 
 int32_t terrace_register_blocks(terrace_client* client, const void* space, size_t space_bytes,
@@ -131,12 +144,13 @@ int32_t terrace_scatter(terrace_lease* lease, const terrace_block_piece* pieces,
 }
 
 int32_t terrace_begin_blocks(terrace_client* client, const terrace_model* model,
-                             const uint8_t* keys, size_t count, uint64_t cost_us,
-                             terrace_store** out) {
+                             const uint8_t* keys, size_t count, const uint8_t* parents,
+                             const uint32_t* positions, uint64_t cost_us, terrace_store** out) {
   return Guard([&]() -> absl::Status {
     absl::Status valid = All(CheckCall(client, model, keys, count), NotNull(out, "out"));
     if (!valid.ok()) return valid;
-    auto store = client->client->BeginBlocks(model->model, Keys(keys, count), cost_us);
+    const auto places = Places(parents, positions, count);
+    auto store = client->client->BeginBlocks(model->model, Keys(keys, count), {cost_us, places});
     if (!store.ok()) return store.status();
     *out = new terrace_store{*std::move(store)};
     return absl::OkStatus();

@@ -24,6 +24,9 @@ inline constexpr uint32_t kMaxParts = 440;  // fits one 4 KiB record header
 inline constexpr uint32_t kMaxChunkTokens = 4096;
 inline constexpr uint64_t kMaxPayloadBytes = (uint64_t{4} << 30) - kPartAlignment;  // ends fit u32
 
+// Where nobody knows what is before an object in its sequence.
+inline constexpr uint32_t kUnknownPosition = 0xffffffffu;
+
 struct PartSpan {
   uint64_t offset;  // from the start of the payload, multiple of 64
   uint64_t bytes;

@@ -220,7 +220,9 @@ ReserveResult CacheService::ReserveOne(Session& session, uint32_t layout_id,
   if (const ObjectId existing = named ? catalog_.Find(item.key) : kNoObject;
       existing != kNoObject) {
     ++metrics_.already_there;
-    const bool visible = catalog_.at(existing).visible();
+    const Entry& there = catalog_.at(existing);
+    const bool visible = there.visible();
+    if (visible && there.tenant == session.tenant) mover_.StoredAgain(existing, item.parent);
     result.status = absl::AlreadyExistsError(
         absl::StrCat(item.key.ToHex(), visible ? " is stored" : " is being stored by another"));
     return result;

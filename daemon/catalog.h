@@ -24,8 +24,6 @@ namespace terrace {
 using ObjectId = uint32_t;
 inline constexpr ObjectId kNoObject = 0xffffffffu;
 
-inline constexpr uint32_t kUnknownPosition = 0xffffffffu;
-
 enum class EntryState : uint8_t {
   kFree,      // slot unused
   kReserved,  // being written by a client: not visible, but its key is taken
@@ -48,7 +46,7 @@ struct MemoryCopy {
   Extent extent;
   ObjectKey parent;
   uint32_t layout;    // of the session that stored or first loaded it
-  uint32_t position;  // of the first token, or kUnknownPosition
+  uint32_t position;  // as ReserveItem::position
   uint32_t part_count : 28;
   uint32_t ready : 1;    // every part is there and checked
   uint32_t writing : 1;  // the NVMe tier is reading it: must not move

@@ -215,6 +215,27 @@ Space Mover::SpaceOf(const Entry& entry) {
   return {AlignUp(entry.payload_bytes(), kExtentAlignment), entry.kind};
 }
 
+MemoryCopy* Mover::MemoryOf(ObjectId id) {
+  const Entry& entry = catalog_.at(id);
+  if (entry.host != nullptr) return entry.host.get();
+  return entry.in_device ? device_copies_.at(id)->memory.get() : nullptr;
+}
+
+ObjectId Mover::ParentInMemory(const Entry& entry, const ObjectKey& parent) {
+  const ObjectId id = parent.IsZero() ? kNoObject : catalog_.Find(parent);
+  if (id == kNoObject || catalog_.at(id).tenant != entry.tenant) return kNoObject;
+  return MemoryOf(id) == nullptr ? kNoObject : id;
+}
+
+void Mover::StoredAgain(ObjectId id, const ObjectKey& parent) {
+  const Entry& entry = catalog_.at(id);
+  MemoryCopy* memory = entry.placed ? MemoryOf(id) : nullptr;
+  const ObjectId before = memory == nullptr ? kNoObject : ParentInMemory(entry, parent);
+  if (before == kNoObject) return;
+  if (memory->parent.IsZero()) memory->parent = parent;
+  if (memory->parent == parent) tenants_[entry.tenant].placement->Follows(id, before);
+}
+
 void Mover::EnterHost(ObjectId id) {
   Entry& entry = catalog_.at(id);
   if (entry.placed) {  // it comes down from the device
@@ -226,22 +247,13 @@ void Mover::EnterHost(ObjectId id) {
   resident.space = SpaceOf(entry);
   resident.key_head = entry.key.Head64();
   uint32_t depth = 0;
-  if (!host.parent.IsZero()) {
-    const ObjectId parent = catalog_.Find(host.parent);
-    if (parent != kNoObject && catalog_.at(parent).tenant == entry.tenant) {
-      const Entry& before = catalog_.at(parent);
-      const MemoryCopy* copy = before.host != nullptr ? before.host.get()
-                               : before.in_device     ? OnDevice(parent)->memory.get()
-                                                      : nullptr;
-      if (copy != nullptr) {
-        resident.parent = parent;
-        depth = copy->depth + uint32_t{1};
-      }
-    }
+  const ObjectId parent = ParentInMemory(entry, host.parent);
+  if (parent != kNoObject) {
+    resident.parent = parent;
+    depth = MemoryOf(parent)->depth + uint32_t{1};
   }
   if (host.position != kUnknownPosition) {
-    // Of experts, engines say the layer.
-    depth = entry.kind == ObjectKind::kExpert ? host.position : host.position / kUsualChunkTokens;
+    depth = entry.grain_count > 0 ? host.position / kUsualChunkTokens : host.position;
   }
   host.depth = resident.depth = static_cast<uint16_t>(std::min<uint32_t>(depth, UINT16_MAX));
   entry.placed = true;

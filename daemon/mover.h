@@ -86,6 +86,9 @@ class Mover {
 
   // The entry was published: track it for eviction and queue it for NVMe.
   void Published(ObjectId id);
+  // Somebody would store it who says what is before it in its prefix: that may have come since, or
+  // be on its way, and then stays as long as this.
+  void StoredAgain(ObjectId id, const ObjectKey& parent);
   // The entry has no host copy: bring it up, or down from the device, where it stays as well.
   // Several waiters join one read; `word` is what each board slot shows from now on.
   // ResourceExhausted when there is no room; `retry_after_ms` is not 0 when the arena is growing.
@@ -194,7 +197,10 @@ class Mover {
                                      uint32_t& retry_after_ms, MayLeave may_leave, ObjectId down);
   bool Evictable(ObjectId id) const;
   static Space SpaceOf(const Entry& entry);
-  void EnterHost(ObjectId id);  // its host copy is complete
+  void EnterHost(ObjectId id);        // its host copy is complete
+  MemoryCopy* MemoryOf(ObjectId id);  // complete or not; null: there is none
+  // The object before `entry`, where it is in memory or on its way there.
+  ObjectId ParentInMemory(const Entry& entry, const ObjectKey& parent);
   Loss LossOf(const Entry& entry) const;
   void Reprice(ObjectId id);  // its record came or went
   void EvictHostCopy(ObjectId id);

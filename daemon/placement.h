@@ -63,6 +63,8 @@ class Placement {
   void Left(PolicyId id, const Space& space);
   // It was expected, and will not come: extents behind it in its prefix go on without it.
   void Missed(PolicyId id) { policy_->Forget(id); }
+  // The extent before it in its prefix has come by now; as EvictionPolicy::Follows.
+  void Follows(PolicyId id, PolicyId parent) { policy_->Follows(id, parent); }
   // Next use, as EvictionPolicy::Hint.
   void Hint(PolicyId id, uint64_t next_use, float confidence) {
     policy_->Hint(id, next_use, confidence);

@@ -97,8 +97,10 @@ struct ReserveItem {
   ObjectKey parent;  // zero: none
   uint32_t token_count = 1;
   uint32_t grain_count = 0;
-  uint32_t cost_us = 0;   // to remake it; 0 = unknown
-  uint32_t position = 0;  // KV: of the first token in its sequence
+  uint32_t cost_us = 0;  // to remake it; 0 = unknown
+  // Tokens before it in its sequence; of an object without grains, objects before it; of an expert,
+  // its layer. kUnknownPosition: not known.
+  uint32_t position = 0;
 };
 struct ReserveResult {
   absl::Status status;  // AlreadyExists: stored or being stored by someone else.

@@ -5,8 +5,10 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "daemon/cache_service.h"
 #include "kernels/checksum.h"
 #include "tests/support/test_loop.h"
@@ -15,8 +17,8 @@ namespace terrace {
 namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
-constexpr uint64_t kObjectBytes = kMiB;  // of one token
-constexpr uint64_t kHostObjects = 32;
+constexpr uint64_t kObjectBytes = kMiB;                   // of one token
+constexpr uint64_t kHostObjects = 32, kOtherObjects = 4;  // of alice, of bob
 
 class HostPlacementTest : public ::testing::Test {
  protected:
@@ -25,12 +27,14 @@ class HostPlacementTest : public ::testing::Test {
     directory_ = mkdtemp(pattern.data());
     options_ = DefaultOptions();
     options_.server.state_dir = directory_;
-    options_.host.capacity = Size::Bytes(kHostObjects * kMiB);
+    options_.host.capacity = Size::Bytes((kHostObjects + kOtherObjects) * kMiB);
     options_.host.headroom = Size::Bytes(kHostObjects * kMiB);
     options_.host.policy = policy;
     options_.placement.limits = limits;
     options_.nvme.enabled = false;
-    options_.tenants = {{.name = "alice", .uids = {1}}};
+    options_.tenants = {
+        {.name = "alice", .uids = {1}, .host_capacity = Size::Bytes(kHostObjects * kMiB)},
+        {.name = "bob", .uids = {2}, .host_capacity = Size::Bytes(kOtherObjects * kMiB)}};
     options_.server.socket_path = directory_ + "/s";
     const auto resolved = ResolveOptions(options_);
     ASSERT_TRUE(resolved.ok()) << resolved.status();
@@ -64,21 +68,41 @@ class HostPlacementTest : public ::testing::Test {
   }
   uint32_t layout(ObjectKind kind) const { return layouts_[kind == ObjectKind::kKv ? 0 : 1]; }
 
-  absl::Status Store(ObjectKind kind, const ObjectKey& key, const ObjectKey& parent = {},
-                     uint32_t cost_us = 0) {
+  ReserveResult Reserve(ObjectKind kind, const ObjectKey& key, const ObjectKey& parent = {},
+                        uint32_t cost_us = 0, uint32_t position = kUnknownPosition) {
     ReserveItem item;
     item.key = key;
     item.parent = parent;
     item.cost_us = cost_us;
-    item.position = kUnknownPosition;
+    item.position = position;
     ReserveResult reserved;
     loop_.RunUntil([&] {
       reserved = (*service_->Reserve(session_, layout(kind), {&item, 1}))[0];
       return reserved.retry_after_ms == 0;
     });
+    return reserved;
+  }
+  absl::Status Commit(const ReserveResult& reserved) {
     if (!reserved.status.ok()) return reserved.status;
     CommitItem commit{reserved.reservation_id, {0, 0}, {}};
     return (*service_->Commit(session_, {&commit, 1}))[0];
+  }
+  absl::Status Store(ObjectKind kind, const ObjectKey& key, const ObjectKey& parent = {},
+                     uint32_t cost_us = 0) {
+    return Commit(Reserve(kind, key, parent, cost_us));
+  }
+  // Stores objects of nobody until none of `wanted` is left or memory was filled twice; says which
+  // was the first to leave.
+  std::vector<uint32_t> LeavingOrder(std::vector<uint32_t> wanted) {
+    std::vector<uint32_t> order;
+    for (uint32_t i = 0; i < 2 * kHostObjects && !wanted.empty(); ++i) {
+      EXPECT_TRUE(Store(ObjectKind::kKv, Key(100'000 + i)).ok());
+      for (const uint32_t id : wanted) {
+        if (!InHost(Key(id))) order.push_back(id);
+      }
+      std::erase_if(wanted, [&](uint32_t id) { return !InHost(Key(id)); });
+    }
+    return order;
   }
   bool InHost(const ObjectKey& key) {
     const auto info = service_->Show(session_, key);
@@ -132,6 +156,121 @@ TEST_F(HostPlacementTest, AChildNeverOutlivesItsParent) {
     EXPECT_GT(Held(1, next + 1), kHostObjects / 2);
     Stop();
   }
+}
+
+// What the host tier's policy was told when objects came to stay, by their key's head.
+class Recorder final : public EvictionPolicy {
+ public:
+  void Track(PolicyId id, const TrackInfo& info) override {
+    ids[info.key_head] = id;
+    told[info.key_head] = info;
+    policy_->Track(id, info);
+  }
+  void Touch(PolicyId id) override { policy_->Touch(id); }
+  std::optional<PolicyId> Evict(absl::FunctionRef<bool(PolicyId)> evictable) override {
+    return policy_->Evict(evictable);
+  }
+  void Forget(PolicyId id) override { policy_->Forget(id); }
+
+  absl::flat_hash_map<uint64_t, PolicyId> ids;
+  absl::flat_hash_map<uint64_t, TrackInfo> told;
+
+ private:
+  std::unique_ptr<EvictionPolicy> policy_ = NewLruPolicy();
+};
+
+TEST_F(HostPlacementTest, ThePolicyIsToldParentAndDepth) {
+  Start("lru");
+  auto owned = std::make_unique<Recorder>();
+  const Recorder& recorder = *owned;
+  tenants_[0].placement =
+      std::make_unique<Placement>(std::move(owned), KindLimits{}, kHostObjects * kMiB);
+  // (depth, whether its parent is known)
+  const auto told = [&](uint32_t number, uint32_t parent) {
+    const TrackInfo& info = recorder.told.at(Key(number).Head64());
+    const auto id = recorder.ids.find(Key(parent).Head64());
+    const bool known = id != recorder.ids.end() && info.parent == id->second;
+    EXPECT_TRUE(known || info.parent == kNoPolicyId) << number;
+    return std::pair<int, bool>(info.depth, known);
+  };
+  const auto reserve = [&](uint32_t number, uint32_t parent, uint32_t position) {
+    return Reserve(ObjectKind::kKv, Key(number), parent == 0 ? ObjectKey{} : Key(parent), 0,
+                   position);
+  };
+  // A chain in one call: all are reserved before the first is committed.
+  const ReserveResult chain[] = {reserve(1, 0, kUnknownPosition), reserve(2, 1, kUnknownPosition),
+                                 reserve(3, 2, kUnknownPosition)};
+  for (const ReserveResult& each : chain) ASSERT_TRUE(Commit(each).ok());
+  EXPECT_EQ(told(1, 0), std::pair(0, false));
+  EXPECT_EQ(told(2, 1), std::pair(1, true));
+  EXPECT_EQ(told(3, 2), std::pair(2, true));
+  // The other way round, with positions.
+  const ReserveResult ninth = reserve(11, 0, 9), tenth = reserve(12, 11, 10);
+  ASSERT_TRUE(Commit(tenth).ok());
+  ASSERT_TRUE(Commit(ninth).ok());
+  EXPECT_EQ(told(12, 11), std::pair(10, true));
+  EXPECT_EQ(told(11, 0), std::pair(9, false));
+  // Behind one that is not there, and never was.
+  ASSERT_TRUE(Commit(reserve(21, 20, 7)).ok());
+  ASSERT_TRUE(Commit(reserve(22, 20, kUnknownPosition)).ok());
+  EXPECT_EQ(told(21, 20), std::pair(7, false));
+  EXPECT_EQ(told(22, 20), std::pair(0, false));
+  // Behind one of another tenant, by a key that only malice would know.
+  auto others = std::make_unique<Recorder>();
+  const Recorder& of_bob = *others;
+  tenants_[1].placement =
+      std::make_unique<Placement>(std::move(others), KindLimits{}, kOtherObjects * kMiB);
+  const SessionId alice = std::exchange(session_, service_->OpenSession({2, 1234}, {})->session_id);
+  ASSERT_TRUE(Commit(reserve(41, 1, kUnknownPosition)).ok());
+  session_ = alice;
+  EXPECT_EQ(of_bob.told.at(Key(41).Head64()).parent, kNoPolicyId);
+  // Of a chunk of grains, positions count tokens.
+  ReserveItem chunk;
+  chunk.key = Key(31);
+  chunk.token_count = 16;
+  chunk.grain_count = 1;
+  chunk.position = 512;
+  ReserveResult reserved;
+  loop_.RunUntil([&] {
+    reserved = (*service_->Reserve(session_, layout(ObjectKind::kKv), {&chunk, 1}))[0];
+    return reserved.retry_after_ms == 0;
+  });
+  ASSERT_TRUE(Commit(reserved).ok());
+  EXPECT_EQ(told(31, 0), std::pair(2, false));
+}
+
+TEST_F(HostPlacementTest, WhatItsParentLeftBehindLeavesLikeAnyOther) {
+  Start("lru");
+  // 2's parent is removed, 4's is given back, 6's was never stored; 7 calls itself its parent, and
+  // 8 and 9 each other.
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(1)).ok());
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(2), Key(1)).ok());
+  ASSERT_TRUE(service_->Remove(session_, Key(1)).ok());
+  const ReserveResult third = Reserve(ObjectKind::kKv, Key(3));
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(4), Key(3)).ok());
+  ASSERT_TRUE(service_->Abort(session_, {&third.reservation_id, 1}).ok());
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(6), Key(5)).ok());
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(7), Key(7)).ok());
+  const ReserveResult eighth = Reserve(ObjectKind::kKv, Key(8), Key(9));
+  const ReserveResult ninth = Reserve(ObjectKind::kKv, Key(9), Key(8));
+  ASSERT_TRUE(Commit(eighth).ok());
+  ASSERT_TRUE(Commit(ninth).ok());
+  // Of the two that say they are behind each other, the one that came first is.
+  EXPECT_EQ(LeavingOrder({2, 4, 6, 7, 8, 9}), (std::vector<uint32_t>{2, 4, 6, 7, 8, 9}));
+}
+
+TEST_F(HostPlacementTest, AParentThatComesBackStaysForItsChildren) {
+  Start("lru");
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(1)).ok());
+  ASSERT_TRUE(Store(ObjectKind::kKv, Key(2), Key(1)).ok());
+  ASSERT_TRUE(service_->Remove(session_, Key(1)).ok());
+  // An engine stores the whole prompt again, and 2 is there.
+  const ReserveResult first = Reserve(ObjectKind::kKv, Key(1));
+  EXPECT_TRUE(absl::IsAlreadyExists(Store(ObjectKind::kKv, Key(2), Key(1))));
+  EXPECT_TRUE(absl::IsAlreadyExists(Store(ObjectKind::kKv, Key(2), Key(1))));
+  ASSERT_TRUE(Commit(first).ok());
+  Use(ObjectKind::kKv, {Key(2)});
+  EXPECT_EQ(LeavingOrder({1, 2}), (std::vector<uint32_t>{2, 1}));
 }
 
 TEST_F(HostPlacementTest, AFloorKeepsAKindThroughAFlood) {

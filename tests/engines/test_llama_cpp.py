@@ -21,11 +21,13 @@ import llama_cpp
 import numpy as np
 import pytest
 from daemon_fixtures import ROOT
-from terraced import MIB, Terraced
+from terraced import MIB, Terraced, chain_lengths
 
 import terrace_kv
 from terrace_kv import errors
-from terrace_kv.connectors.llama_cpp import CachedLlama, PromptCache, file_identity
+from terrace_kv.connectors.llama_cpp import (
+    BLOCK_TOKENS, CachedLlama, PromptCache, file_identity,
+)
 
 TOKENS = 2000
 STORED = 1984  # whole blocks of 64 tokens that leave one token to compute
@@ -93,6 +95,7 @@ def computed(make: MakeLlama, running: Terraced,
     np.testing.assert_array_equal(sequence_state(llm), state)  # storing left it as it was
     llm.eval(prompt[STORED:])
     assert cache.store() == 0  # all of it is stored
+    assert chain_lengths(running.json("ls", "--limit", "0")["objects"]) == [STORED // BLOCK_TOKENS]
     assert cache.stats.errors == 0
     return logits_of(llm), state
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 import pytest
 import terrace_kv
 from lmcache_server import LmcacheServer
-from terraced import MIB, Terraced, program
+from terraced import MIB, Terraced, chain_lengths, program
 from vllm_engine import VllmEngine, terrace_transfer
 
 SOURCES = (argparse, asyncio.base_events, difflib)
@@ -142,6 +142,11 @@ def restart(engine: VllmEngine, store: Terraced) -> None:
 def test_loaded_after_a_reset_is_bit_equal(bf16, bf16_references):
     bf16.reset()
     expect_loaded(bf16, bf16_references)
+
+
+def test_a_prompt_is_a_chain(bf16, bf16_references, store):
+    objects = [each for each in store.json("ls", "--limit", "0")["objects"] if each["kind"] == "kv"]
+    assert chain_lengths(objects) == [BLOCKS] * len(SOURCES)
 
 
 def test_loaded_after_a_daemon_restart_is_bit_equal(bf16, bf16_references, store):

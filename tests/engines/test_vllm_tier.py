@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from terraced import MIB, Terraced
+from terraced import MIB, Terraced, chain_lengths
 from vllm_engine import VllmEngine, tier_transfer
 
 TOKENS = 1500
@@ -20,6 +20,7 @@ def test_a_fresh_process_loads_what_another_offloaded(directory, smollm2_dir):
             local = engine.generate(prompt)
             assert local["cached"] == CACHED
             store.wait_for("chunks stored", lambda status: status["objects"] >= TOKENS // 128)
+            assert chain_lengths(store.json("ls", "--limit", "0")["objects"]) == [TOKENS // 128]
             engine.reset()
             answer = engine.generate(prompt)  # from vLLM's CPU memory or from terrace
             assert answer["cached"] == CACHED and answer["logprobs"] == local["logprobs"]

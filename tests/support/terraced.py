@@ -118,6 +118,19 @@ class Terraced:
             time.sleep(0.02)
 
 
+def chain_lengths(objects: list[dict]) -> list[int]:
+    """Of objects as `terrace ls` lists them: for each that is nobody's parent, how many follow each
+    other up to it, itself included."""
+    parents = {each["key"]: each["parent"] for each in objects}
+    lengths = []
+    for key in set(parents) - set(parents.values()):
+        lengths.append(0)
+        while key in parents:
+            lengths[-1] += 1
+            key = parents[key]
+    return sorted(lengths)
+
+
 def terrace(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [program("terrace"), *arguments], capture_output=True, text=True, timeout=timeout

@@ -20,14 +20,14 @@ class LeafFirst final : public EvictionPolicy {
   explicit LeafFirst(std::unique_ptr<EvictionPolicy> policy) : policy_(std::move(policy)) {}
 
   void Track(PolicyId id, const TrackInfo& info) override {
-    Entry& entry = entries_.At(id);
-    entry.parent = info.parent;
-    if (info.parent != kNoPolicyId) {
-      Entry& parent = entries_.At(info.parent);
-      entry.parent_stay = parent.stay;
-      ++parent.children;
-    }
+    entries_.At(id).parent = kNoPolicyId;
+    if (info.parent != kNoPolicyId) Link(id, info.parent);
     policy_->Track(id, info);
+  }
+
+  void Follows(PolicyId id, PolicyId parent) override {
+    if (ParentOf(id) == kNoPolicyId) Link(id, parent);
+    policy_->Follows(id, parent);
   }
 
   void Touch(PolicyId id) override { policy_->Touch(id); }
@@ -54,6 +54,30 @@ class LeafFirst final : public EvictionPolicy {
   void SetCapacity(uint64_t bytes) override { policy_->SetCapacity(bytes); }
 
  private:
+  void Link(PolicyId id, PolicyId parent_id) {
+    if (IsBehind(parent_id, id)) return;
+    Entry& parent = entries_.At(parent_id);
+    Entry& entry = entries_[id];
+    entry.parent = parent_id;
+    entry.parent_stay = parent.stay;
+    ++parent.children;
+  }
+
+  // Whether `last` is `id`, or behind it: by what owners say, a circle would close, none of which
+  // could ever leave. Looks only where children came before the id.
+  bool IsBehind(PolicyId last, PolicyId id) {
+    if (last == id || entries_[id].children == 0) return last == id;
+    for (PolicyId parent = ParentOf(last); parent != kNoPolicyId; parent = ParentOf(parent)) {
+      if (parent == id) return true;
+    }
+    return false;
+  }
+  PolicyId ParentOf(PolicyId id) {
+    const Entry* entry = entries_.Find(id);
+    if (entry == nullptr || entry->parent == kNoPolicyId) return kNoPolicyId;
+    return entries_[entry->parent].stay == entry->parent_stay ? entry->parent : kNoPolicyId;
+  }
+
   // The id's stay ends: its parent has a child less, its children have no parent. Of an id that is
   // not tracked, it only parts from children that expected it.
   void End(PolicyId id) {

@@ -66,6 +66,10 @@ class EvictionPolicy {
   // policies that do not ask for costs, and when not tracked.
   // `bytes`: as of Track.
   virtual void Reprice(PolicyId /*id*/, uint64_t /*bytes*/, uint32_t /*cost_us*/) {}
+  // What is before the id in its prefix, as TrackInfo::parent, is known only by now, or came only
+  // by now. Requires that the id is tracked; ignored when its parent is, and by policies that
+  // do not ask for it.
+  virtual void Follows(PolicyId /*id*/, PolicyId /*parent*/) {}
   // The tier has another size from now on. Ignored by policies that do not depend on it.
   virtual void SetCapacity(uint64_t /*bytes*/) {}
 };

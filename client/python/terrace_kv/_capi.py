@@ -154,7 +154,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "terrace_wait_parts": (_STATUS, [_P, _U32, _U32]),
     "terrace_block_part": (_STATUS, [_P, _SIZE, _U32, _OUT, c.POINTER(_SIZE)]),
     "terrace_scatter": (_STATUS, [_P, _P, _SIZE, _U32]),
-    "terrace_begin_blocks": (_STATUS, [_P, _P, _P, _SIZE, _U64, _OUT]),
+    "terrace_begin_blocks": (_STATUS, [_P, _P, _P, _SIZE, _P, _P, _U64, _OUT]),
     "terrace_store_needed": (_STATUS, [_P, _P, _SIZE]),
     "terrace_gather": (_STATUS, [_P, _P, _SIZE, _U32]),
     "terrace_store_block_part": (_STATUS, [_P, _SIZE, _U32, _OUT, c.POINTER(_SIZE)]),

@@ -2,7 +2,7 @@
 
     space = client.blocks("my-model bf16 block=128 ...", part_bytes=[98304] * 30)
     keys = space.keys(block_hashes)                        # uint8 [n, 32]
-    with space.begin(keys) as store:                       # what is not there yet
+    with space.begin(keys, parents=chain(keys)) as store:  # what is not there yet
         store.gather(pieces(block, part, address, bytes))  # one C call, without the GIL
         store.commit()
     with space.acquire(keys) as lease:                     # the leading run that is there
@@ -31,6 +31,8 @@ from terrace_kv.client import Client, CommitReport, _key, _milliseconds, _timeou
 # uint8 [n, 32] or a sequence of keys (32 bytes or 64 hex digits each).
 Keys = np.ndarray | Sequence[bytes | str]
 
+NO_PARENT = bytes(KEY_BYTES)
+UNKNOWN_POSITION = 2**32 - 1
 RECOMPUTE = 4  # of BlockSpace.find(), in `flags`
 
 
@@ -55,14 +57,41 @@ def _until(ends: np.ndarray) -> int:
     return int(np.argmax(ends)) if ends.any() else len(ends)
 
 
-def _keys(keys: Keys) -> np.ndarray:
+def chain(keys: Keys, before: bytes | str | None = None) -> np.ndarray:
+    """The parents of blocks that follow each other in one prompt: uint8 [n, 32], for
+    BlockSpace.begin(). `before` is the key of the block before the first one; None: there is none,
+    or it is not known."""
+    array = _keys(keys)
+    first = NO_PARENT if before is None else before
+    return np.concatenate([_keys([first]), array[:-1]])[: len(array)]
+
+
+def _keys(keys: Keys, field: str = "keys") -> np.ndarray:
     if isinstance(keys, np.ndarray):
         if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
             raise errors.InvalidArgument(
-                f"keys: {keys.dtype} {list(keys.shape)}; expected uint8 [n, {KEY_BYTES}]")
+                f"{field}: {keys.dtype} {list(keys.shape)}; expected uint8 [n, {KEY_BYTES}]")
         return np.ascontiguousarray(keys)
     raw = b"".join(bytes(_key(key)) for key in keys)
     return np.frombuffer(raw, np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _positions(positions: Sequence[int] | np.ndarray) -> np.ndarray:
+    array = np.asarray(positions)
+    if array.size == 0:
+        array = array.astype(np.uint32)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or (
+            array.size and not 0 <= array.min() <= array.max() <= UNKNOWN_POSITION):
+        raise errors.InvalidArgument(
+            f"positions: {array.dtype} {list(array.shape)}; expected [n] whole numbers of "
+            f"0 .. {UNKNOWN_POSITION}")
+    return np.ascontiguousarray(array, np.uint32)
+
+
+def _one_a_key(field: str, array: np.ndarray, keys: int) -> np.ndarray:
+    if len(array) != keys:
+        raise errors.InvalidArgument(f"{field}: {len(array)}; expected one for each of {keys} keys")
+    return array
 
 
 def _pieces(array: np.ndarray) -> np.ndarray:
@@ -210,12 +239,22 @@ class BlockSpace(Handle):
              _milliseconds("ttl_s", ttl_s), priority, c.byref(handle))
         return BlockLease(handle, self.client)
 
-    def begin(self, keys: Keys, *, cost_us: int = 0) -> BlockStore:
+    def begin(self, keys: Keys, *, cost_us: int = 0, parents: Keys | None = None,
+              positions: Sequence[int] | np.ndarray | None = None) -> BlockStore:
         """Reserves room for those that are not there yet. `cost_us` is what making all of them
-        took; 0: unknown."""
+        took; 0: unknown. `parents`, one a key, are the blocks before them in their prompts, which
+        leave memory after them (chain(); NO_PARENT: none, or not known). `positions`, one a key,
+        say how many blocks are before each in its prompt (or UNKNOWN_POSITION). Raises
+        InvalidArgument naming what has another length than `keys`, or a block that is its own
+        parent."""
         array, handle = _keys(keys), c.c_void_p()
+        before = None if parents is None else _one_a_key(
+            "parents", _keys(parents, "parents"), len(array))
+        at = None if positions is None else _one_a_key("positions", _positions(positions),
+                                                       len(array))
         call("terrace_begin_blocks", self.client._h, self._h, array.ctypes.data, len(array),
-             _u64("cost_us", cost_us), c.byref(handle))
+             None if before is None else before.ctypes.data,
+             None if at is None else at.ctypes.data, _u64("cost_us", cost_us), c.byref(handle))
         return BlockStore(handle, self.client)
 
 

@@ -28,6 +28,12 @@ class HiCacheStorageConfig:
     extra_config: dict | None = None
 
 
+@dataclasses.dataclass
+class HiCacheStorageExtraInfo:
+    prefix_keys: list[str] | None = None
+    extra_info: dict | None = None
+
+
 class PoolName(str, enum.Enum):
     KV = "kv"
     MAMBA = "mamba"

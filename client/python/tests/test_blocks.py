@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import terrace_kv
 from terrace_kv import blocks
+from terraced import chain_lengths
 
 PARTS = (4096, 128, 10000)
 
@@ -68,6 +69,26 @@ def test_parts_in_place_and_stored_twice(client):
         assert (lease.part(0, 1) == memory(1, 2)[0][0]).all()
 
 
+def test_blocks_know_what_is_before_them(client, daemon):
+    space = client.blocks("chained", PARTS)
+    keys = space.keys([b"0", b"1", b"2", b"3"])
+
+    def store(some: np.ndarray, **places: object) -> None:
+        with space.begin(some, **places) as stored:
+            stored.gather(pieces_of(memory(len(some), 1)))
+            assert stored.commit().stored == len(some)
+
+    store(keys[:2], parents=blocks.chain(keys[:2]), positions=[0, 1])
+    store(keys[2:3], parents=blocks.chain(keys[2:3], keys[1].tobytes()))
+    store(keys[3:], positions=np.array([blocks.UNKNOWN_POSITION]))
+    parents = [client.show(key.tobytes())["parent"] for key in keys]
+    assert parents == [None, keys[0].tobytes().hex(), keys[1].tobytes().hex(), None]
+    assert chain_lengths(client.ls()) == [1, 3]
+    shown = daemon.json("show", keys[2].tobytes().hex())
+    assert shown["parent"] == keys[1].tobytes().hex()
+    assert blocks.chain([]).shape == (0, 32) and not blocks.chain(keys[:1]).any()
+
+
 def test_salts_and_spaces_share_nothing(client):
     space, other = client.blocks("a", PARTS), client.blocks("b", PARTS)
     assert len({space.key(b"x"), space.key(b"x", b"salt"), other.key(b"x")}) == 3
@@ -84,6 +105,16 @@ def test_bad_arguments_are_named(client):
         space.find([b"short"])
     with pytest.raises(terrace_kv.NotFound):
         space.acquire([space.key(b"nothing")])
+    one = space.keys([b"one"])
+    for places, message in (
+            ({"parents": np.zeros((2, 32), np.uint8)}, "parents: 2; expected one for each of 1"),
+            ({"parents": np.zeros((1, 31), np.uint8)}, "parents: uint8"),
+            ({"parents": one}, r"places\[0\].parent: the block itself"),
+            ({"positions": [1, 2]}, "positions: 2; expected one for each of 1 keys"),
+            ({"positions": [-1]}, "positions: int64"), ({"positions": [2**32]}, "positions: "),
+            ({"positions": [0.5]}, "positions: float64")):
+        with pytest.raises(terrace_kv.InvalidArgument, match=message):
+            space.begin(one, **places)
     with space.begin([space.key(b"new")]) as store:
         with pytest.raises(terrace_kv.InvalidArgument, match="pieces"):
             store.gather(np.zeros(3))

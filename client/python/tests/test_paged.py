@@ -15,7 +15,7 @@ from terrace_kv.connectors.paged_device import DeviceMemory
 from terrace_kv.connectors.paged_memory import PagedMemory
 from terrace_kv.connectors.paged_transfer import Blocks, StepPlan, StepTransfer
 from terrace_kv.connectors.vllm_lookup import PrefixLookup
-from terraced import Terraced
+from terraced import Terraced, chain_lengths
 
 BLOCKS, PARTS = 12, 6
 
@@ -121,6 +121,18 @@ def test_what_a_step_stores_another_loads(sessions, paged):
     for block in set(range(BLOCKS)) - {1, 11, 3}:
         assert block_bytes(loaded, block) == before[block]
     assert load.counters["loaded_blocks"] == 3 and load.counters["saved_blocks"] == 0
+
+
+def test_what_steps_store_is_one_chain(sessions):
+    memory = PagedMemory(caches(1), BLOCKS)
+    opened = sessions(memory)
+    transfer = StepTransfer(opened, memory, 5)
+    names = [f"block {i}".encode() for i in range(5)]
+    run_step(transfer, StepPlan(saves=[Blocks(names[:2], [5, 0]), Blocks([b"else"], [1])],
+                                tokens=1))
+    run_step(transfer, StepPlan(saves=[Blocks([b"else"], [4], b"salt"),
+                                       Blocks(names[2:], [7, 2, 3], b"", 2, names[1])], tokens=1))
+    assert chain_lengths(opened.spaces[0].client.ls()) == [1, 1, 5]
 
 
 @pytest.mark.parametrize("saves, loads", [(PagedMemory, DeviceMemory), (DeviceMemory, PagedMemory)])

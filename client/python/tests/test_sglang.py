@@ -9,8 +9,10 @@ import hicache_interface
 import pytest
 import torch
 from hicache_interface import (
-    HiCacheStorage, HiCacheStorageConfig, HostPool, PoolHitPolicy, PoolName, PoolTransfer,
+    HiCacheStorage, HiCacheStorageConfig, HiCacheStorageExtraInfo, HostPool, PoolHitPolicy,
+    PoolName, PoolTransfer,
 )
+from terraced import chain_lengths
 
 import terrace_kv
 from terrace_kv import errors
@@ -158,6 +160,36 @@ def test_several_pools(daemon):
     assert read == {"kv": [True, True], "mamba": [True], "indexer": [False]}
     assert torch.equal(kv.page(32), kv.page(8))
     assert torch.equal(state.page(9), state.page(6))
+
+
+def chains(daemon) -> list[int]:
+    with terrace_kv.open(socket=daemon.socket_path) as client:
+        return chain_lengths(client.ls())
+
+
+def test_pages_know_what_is_before_them(daemon):
+    kv, state = HostPool("page_first"), HostPool("page_first", page_size=1)
+    backend = backend_of(daemon, kv)
+    # SGLang's own way of a node in mid-prompt: told what is before it, or not, or nothing at all.
+    told = HiCacheStorageExtraInfo(prefix_keys=KEYS[:3])
+    assert all(backend.batch_set_v1(KEYS[:3], indices_of(kv, [0, 1, 2]),
+                                    HiCacheStorageExtraInfo(prefix_keys=[])))
+    assert all(backend.batch_set_v1(KEYS[3:5], indices_of(kv, [3, 4]), told))
+    assert chains(daemon) == [5]
+    untold = HiCacheStorageExtraInfo(prefix_keys=(None,))  # the default of some versions
+    assert all(backend.batch_set_v1(KEYS[5:7], indices_of(kv, [5, 6]), untold))
+    assert backend.set(KEYS[7], kv.get_data_page(28))
+    assert chains(daemon) == [1, 2, 5]
+
+    for name, pool in ((PoolName.MAMBA, state), (PoolName.INDEXER, kv)):
+        backend.register_mem_host_pool_v2(pool, name)
+    for keys in (KEYS[:3], KEYS[3:5]):
+        prefix = HiCacheStorageExtraInfo(prefix_keys=KEYS[: KEYS.index(keys[0])])
+        backend.batch_set_v2([
+            PoolTransfer(PoolName.INDEXER, indices_of(kv, list(range(len(keys)))), keys),
+            PoolTransfer(PoolName.MAMBA, indices_of(state, [0, 1]), keys[-2:],
+                         PoolHitPolicy.TRAILING_PAGES)], prefix)
+    assert chains(daemon) == [1, 1, 1, 1, 1, 2, 5, 5]
 
 
 def test_a_batch_is_as_long_as_sglang_makes_it(daemon):

@@ -62,6 +62,34 @@ TEST_F(LeafFirstTest, ARefusedLeafKeepsItsParent) {
   EXPECT_EQ(Drain(*policy_), (Order{2, 1}));
 }
 
+TEST_F(LeafFirstTest, ACircleIsNotClosed) {
+  Track(5, 5);
+  Track(1, 3);
+  Track(2, 1);
+  Track(3, 2);  // 2 is behind 1, which is behind 3
+  Track(4, 3);
+  EXPECT_EQ(Drain(*policy_), (Order{5, 2, 1, 4, 3}));
+  // One that goes over what has left is none: 3 was behind another 2.
+  Track(2, 1);
+  Track(3, 2);
+  policy_->Forget(2);
+  Track(2, 1);
+  Track(1, 3);
+  EXPECT_EQ(Drain(*policy_), (Order{2, 1, 3}));
+}
+
+TEST_F(LeafFirstTest, AParentMayBeKnownOnlyLater) {
+  for (const PolicyId id : {1, 2, 3}) Track(id, kNoPolicyId);
+  policy_->Follows(2, 1);
+  policy_->Follows(2, 1);
+  policy_->Follows(2, 3);  // it has one
+  policy_->Follows(1, 2);  // a circle
+  policy_->Follows(1, 4);  // which comes only now
+  Track(4, kNoPolicyId);
+  policy_->Touch(2);
+  EXPECT_EQ(Drain(*policy_), (Order{3, 2, 1, 4}));
+}
+
 TEST_F(LeafFirstTest, ForgetsAndIgnoresTheUnknown) {
   policy_->Forget(7);
   policy_->Touch(7);

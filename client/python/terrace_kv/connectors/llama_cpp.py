@@ -27,7 +27,7 @@ import llama_cpp
 import numpy as np
 
 from terrace_kv import Client, errors
-from terrace_kv.blocks import BlockLease, leading_run
+from terrace_kv.blocks import BlockLease, chain, leading_run
 from terrace_kv.connectors.session import BlockSession, SpaceLayout
 
 logger = logging.getLogger(__name__)
@@ -295,7 +295,8 @@ class PromptCache:
             _refuse_images(llm)
             space = spaces[0]
             keys = space.keys(self._names(llm.input_ids, blocks), self._salt)
-            with space.begin(keys, cost_us=self._cost_us(blocks * self._block_tokens)) as store:
+            with space.begin(keys, cost_us=self._cost_us(blocks * self._block_tokens),
+                             parents=chain(keys), positions=range(blocks)) as store:
                 needed = np.flatnonzero(store.needed).tolist()
                 if not needed:
                     return 0

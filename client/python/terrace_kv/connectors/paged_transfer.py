@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from terrace_kv import errors
-from terrace_kv.blocks import BlockLease, BlockSpace, BlockStore
+from terrace_kv.blocks import BlockLease, BlockSpace, BlockStore, chain
 from terrace_kv.connectors.paged_memory import LoadTarget, PagedMemory, SaveSource
 from terrace_kv.connectors.session import BlockSession
 
@@ -34,6 +34,10 @@ class Blocks:
     names: list[bytes]
     block_ids: list[int]
     salt: bytes = b""
+    # Of those to be stored: blocks of the prompt before the first one, and the name of the last of
+    # these.
+    position: int = 0
+    before: bytes | None = None
 
 
 @dataclasses.dataclass
@@ -200,9 +204,12 @@ class StepTransfer:
         saves = self._plan.saves
         ids = [block for save in saves for block in save.block_ids]
         try:
-            keys = np.concatenate([space.keys(save.names, save.salt) for save in saves])
+            keys, parents = map(np.concatenate, zip(*(_chain(space, save) for save in saves)))
+            positions = np.concatenate(
+                [save.position + np.arange(len(save.names)) for save in saves])
             cost_us = int(self._token_us * self._plan.block_tokens * len(ids))
-            self._store = space.begin(keys, cost_us=cost_us)
+            self._store = space.begin(keys, cost_us=cost_us, parents=parents,
+                                      positions=positions)
         except errors.TerraceError as error:
             self._session.lost(error, spaces)
             return
@@ -257,6 +264,13 @@ class StepTransfer:
         self.counters["saved_blocks"] += report.stored
         self.counters["saved_bytes"] += report.stored_bytes
         self.counters["save_dropped_blocks"] += report.failed
+
+
+def _chain(space: BlockSpace, save: Blocks) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of blocks and of those before them: uint8 [n, 32] each."""
+    keys = space.keys(save.names, save.salt)
+    before = None if save.before is None else space.key(save.before, save.salt)
+    return keys, chain(keys, before)
 
 
 def _ready(lease: BlockLease) -> int:

@@ -24,7 +24,7 @@ from sglang.srt.mem_cache import hicache_storage
 
 import terrace_kv
 from terrace_kv import Client, errors
-from terrace_kv.blocks import BlockLease, BlockSpace, pieces
+from terrace_kv.blocks import BlockLease, BlockSpace, chain, pieces
 from terrace_kv.connectors.session import BlockSession, SpaceLayout
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,8 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
 
     def batch_set_v1(self, keys: list[str], host_indices: torch.Tensor,
                      extra_info: object | None = None) -> list[bool]:
-        return self._write(KV_POOL, keys, lambda pool: pool.pieces(len(keys), host_indices))
+        return self._write(KV_POOL, keys, lambda pool: pool.pieces(len(keys), host_indices),
+                           _prefix(extra_info))
 
     def batch_exists(self, keys: list[str], extra_info: object | None = None) -> int:
         return _leading(self._there(KV_POOL, keys))
@@ -120,11 +121,13 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
 
     def batch_get_v2(self, transfers: Sequence[object],
                      extra_info: object | None = None) -> dict[str, list[bool]]:
-        return {each.name: self._move(self._read, each) for each in transfers}
+        return {each.name: self._read(*self._transfer(each)) for each in transfers}
 
     def batch_set_v2(self, transfers: Sequence[object],
                      extra_info: object | None = None) -> dict[str, list[bool]]:
-        return {each.name: self._move(self._write, each) for each in transfers}
+        prefix = _prefix(extra_info)
+        return {each.name: self._write(*self._transfer(each), prefix if _is_whole(each) else None)
+                for each in transfers}
 
     def batch_exists_v2(self, keys: list[str], pool_transfers: Sequence[object] | None = None,
                         extra_info: object | None = None) -> object:
@@ -170,7 +173,7 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
                   target_locations: Sequence[torch.Tensor] | None = None,
                   target_sizes: object | None = None) -> bool:
         pages = [page.contiguous() for page in (target_locations if values is None else values)]
-        return all(self._write(KV_POOL, keys, lambda pool: _pieces_of(pages, pool.page_bytes)))
+        return all(self._write(KV_POOL, keys, lambda pool: _pieces_of(pages, pool.page_bytes), []))
 
     def clear(self) -> bool:
         """False: other processes may use what is stored. Remove the tenant's objects with the
@@ -204,10 +207,11 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
             return space.find(self._keys(space, keys))["tier"] != 0
         return self._attempt(name, keys, np.zeros(len(keys), bool), find)
 
-    def _move(self, move: Callable[..., list[bool]], transfer: object) -> list[bool]:
+    def _transfer(self, transfer: object) -> tuple[str, list[str], Callable[[_Pool], np.ndarray]]:
+        """Pool, keys and places of a transfer."""
         keys = list(transfer.keys or [])
-        return move(_name(transfer.name), keys,
-                    lambda pool: pool.pieces(len(keys), transfer.host_indices))
+        return (_name(transfer.name), keys,
+                lambda pool: pool.pieces(len(keys), transfer.host_indices))
 
     def _read(self, name: str, keys: list[str],
               places: Callable[[_Pool], np.ndarray]) -> list[bool]:
@@ -221,12 +225,19 @@ class TerraceHiCache(hicache_storage.HiCacheStorage):
                 return [i < usable and not lease.expired for i in range(len(keys))]
         return self._attempt(name, keys, [False] * len(keys), read)
 
-    def _write(self, name: str, keys: list[str],
-               places: Callable[[_Pool], np.ndarray]) -> list[bool]:
-        """Whether each page is stored, now or since earlier."""
+    def _write(self, name: str, keys: list[str], places: Callable[[_Pool], np.ndarray],
+               prefix: list[str] | None) -> list[bool]:
+        """Whether each page is stored, now or since earlier. `prefix`: the pages before the first
+        one in its prompt, as far as SGLang told; None: the pages do not follow each other."""
         def write(pool: _Pool, space: BlockSpace) -> list[bool]:
             source, names = places(pool), self._keys(space, keys)
-            with space.begin(names) as store:
+            parents = positions = None
+            if prefix is not None:
+                before = self._keys(space, prefix[-1:])
+                parents = chain(names, before.tobytes() if prefix else None)
+            if prefix:
+                positions = range(len(prefix), len(prefix) + len(keys))
+            with space.begin(names, parents=parents, positions=positions) as store:
                 store.gather(source)  # skips what is there
                 report = store.commit()
             if report.failed == 0:
@@ -273,6 +284,18 @@ def _options(given: Mapping[str, object]) -> dict[str, str]:
 def _name(value: object) -> str:
     """Of a pool or a policy, which are enumerations of texts."""
     return str(getattr(value, "value", value))
+
+
+def _prefix(extra_info: object | None) -> list[str]:
+    """The pages before those of a call. SGLang leaves them out unless it is told to pass them, and
+    before the first page there are none."""
+    keys = getattr(extra_info, "prefix_keys", None) or []
+    return list(keys) if all(isinstance(key, str) for key in keys) else []
+
+
+def _is_whole(transfer: object) -> bool:
+    """Pages that are of use only with all before them: they follow each other."""
+    return _name(getattr(transfer, "hit_policy", None)) == "all_pages"
 
 
 def _leading(there: np.ndarray) -> int:

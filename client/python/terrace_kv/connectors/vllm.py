@@ -208,8 +208,9 @@ class TerraceConnector(KVConnectorBase_V1):
                                                computed[request_id], scheduled)
             if begin < end:
                 ids = output.kv_connector_block_state.get_block_ids(request_id)[0]
+                before = bytes(request.block_hashes[begin - 1]) if begin else None
                 saves.append(Blocks([bytes(name) for name in request.block_hashes[begin:end]],
-                                    list(ids[begin:end]), _salt(request)))
+                                    list(ids[begin:end]), _salt(request), begin, before))
         return saves
 
     def reset_cache(self) -> bool | None:

@@ -13,6 +13,7 @@ that memory and terrace's, on threads of its own. See docs/engines/vllm.md.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import time
@@ -28,7 +29,7 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 from terrace_kv import errors
-from terrace_kv.blocks import TransferQueue, pieces
+from terrace_kv.blocks import NO_PARENT, UNKNOWN_POSITION, TransferQueue, pieces
 from terrace_kv.connectors import session
 from terrace_kv.connectors.vllm_space import digest, weights
 
@@ -40,6 +41,36 @@ LEASE_TTL_S = 60
 ROOM_TIMEOUT_S = 2  # on threads of the tier: no step waits for it
 LOAD_TIMEOUT_S = 30  # vLLM computes other things meanwhile
 OPTIONS = ("namespace", "socket", "tenant", "threads")
+
+
+class _Prompt:
+    """The chunks of a request that the tier was told of, by the token behind them. Of the
+    scheduler's thread."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, OffloadKey] = {}
+
+    @classmethod
+    def of(cls, request: ReqContext) -> _Prompt:
+        """Kept where vLLM lets a tier keep what it knows of a request."""
+        if request.get_state(cls) is None:
+            request.set_state(cls())
+        return request.get_state(cls)
+
+    def note(self, keys: Iterable[OffloadKey], request: ReqContext) -> None:
+        for key in keys:
+            end = request.get_offload_key_position(key)
+            if end is not None:
+                self._ends[end] = key
+
+    def place(self, key: OffloadKey, request: ReqContext,
+              chunk_tokens: int) -> tuple[OffloadKey | None, int]:
+        """The chunk before it, if the tier was told of it, and how many chunks there are before
+        it, or UNKNOWN_POSITION."""
+        end = request.get_offload_key_position(key)
+        if end is None or end % chunk_tokens:  # a chunk that is not full
+            return None, UNKNOWN_POSITION
+        return self._ends.get(end - chunk_tokens), end // chunk_tokens - 1
 
 
 class TerraceSecondaryTier(SecondaryTierManager):
@@ -64,8 +95,14 @@ class TerraceSecondaryTier(SecondaryTierManager):
         self._session = session.BlockSession(
             lambda: session.connect(socket, tenant, "vllm tier", ROOM_TIMEOUT_S), [layout])
         self._queue = TransferQueue(threads, "terrace-tier")
+        # Of several groups of layers, some may forget what is before a window: 0.
+        self._chunk_tokens = 0
+        groups = offloading_spec.config.groups
+        if len(groups) == 1:
+            self._chunk_tokens = groups[0].tokens_per_block * offloading_spec.blocks_per_chunk
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
+        self._note([key], req_context)
         spaces = self._session.spaces
         if spaces is None:
             return LookupResult.MISS
@@ -80,10 +117,20 @@ class TerraceSecondaryTier(SecondaryTierManager):
         return RequestOffloadingContext()
 
     def submit_store(self, job_metadata: TransferJob) -> None:
-        self._submit(job_metadata, self._store)
+        request = job_metadata.req_context
+        self._note(job_metadata.keys, request)
+        places = None
+        if self._chunk_tokens:
+            prompt = _Prompt.of(request)
+            places = [prompt.place(key, request, self._chunk_tokens) for key in job_metadata.keys]
+        self._submit(job_metadata, functools.partial(self._store, places=places))
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         self._submit(job_metadata, self._load)
+
+    def _note(self, keys: Iterable[OffloadKey], request: ReqContext) -> None:
+        if self._chunk_tokens:
+            _Prompt.of(request).note(keys, request)
 
     def get_finished_jobs(self) -> Iterable[JobResult]:
         return [result for _, result, _ in self._queue.drain()]
@@ -123,9 +170,15 @@ class TerraceSecondaryTier(SecondaryTierManager):
         address = self._memory.ctypes.data + chunks.astype(np.uint64) * np.uint64(stride)
         return pieces(np.arange(len(chunks)), 1, address, stride)
 
-    def _store(self, space: Any, keys: list[OffloadKey], chunks: np.ndarray) -> int:
-        """How many are there now, by whoever stored them."""
-        with space.begin(space.keys([bytes(key) for key in keys])) as store:
+    def _store(self, space: Any, keys: list[OffloadKey], chunks: np.ndarray,
+               places: list[tuple[OffloadKey | None, int]] | None) -> int:
+        """How many are there now, by whoever stored them. `places`: of each, as _Prompt.place."""
+        parents = positions = None
+        if places:
+            before, positions = zip(*places)
+            parents = [NO_PARENT if key is None else space.key(bytes(key)) for key in before]
+        with space.begin(space.keys([bytes(key) for key in keys]), parents=parents,
+                         positions=positions) as store:
             needed = np.flatnonzero(store.needed)
             if len(needed):
                 copied = self._pieces(chunks[needed])

@@ -18,7 +18,7 @@ from terraced import Terraced
 from terrace_kv import errors
 from terrace_kv.connectors.lmcache import TerraceConnector
 
-PAIRS = 6
+PAIRS = 15
 
 
 def wait_for(connector: TerraceConnector, job: int):

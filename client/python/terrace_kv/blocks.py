@@ -50,7 +50,8 @@ def pieces(block: object, part: object, address: object, size: object) -> np.nda
 def leading_run(found: np.ndarray) -> tuple[int, int]:
     """Of what BlockSpace.find() answers: how many leading blocks are there, and how many of those to
     load, as the others are expected to be there sooner when they are computed behind them."""
-    return _until(found["tier"] == 0), _until((found["tier"] == 0) | (found["flags"] & RECOMPUTE != 0))
+    absent = found["tier"] == 0
+    return _until(absent), _until(absent | (found["flags"] & RECOMPUTE != 0))
 
 
 def _until(ends: np.ndarray) -> int:

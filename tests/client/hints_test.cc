@@ -124,6 +124,7 @@ TEST_F(HintsTest, WhatIsAnnouncedStaysWhenOthersLeave) {
     ASSERT_EQ(LoadAll(*client_, *model_, proof), kChunkTokens);
   }
   std::this_thread::sleep_for(std::chrono::seconds(1));  // until that is judged
+  ASSERT_TRUE(client_->Flush(60000).ok());  // what is not written yet cannot leave
   ASSERT_EQ(LoadAll(*client_, *model_, wanted), 4 * kChunkTokens);
   ASSERT_EQ(LoadAll(*client_, *model_, unwanted), 4 * kChunkTokens);
   ExpectedRead later = Expect(1, wanted);
@@ -132,7 +133,9 @@ TEST_F(HintsTest, WhatIsAnnouncedStaysWhenOthersLeave) {
   const uint64_t issued = Count("prefetch_queue_issued");
   for (uint32_t seed = 10; seed < 60; ++seed) {  // more than all of host memory
     ASSERT_EQ(StoreAll(*client_, *model_, Prompt(kChunkTokens, seed)).failed, 0u);
+    if (seed % 5 == 0) ASSERT_TRUE(client_->Flush(60000).ok());
   }
+  ASSERT_TRUE(client_->Flush(60000).ok());
   const uint64_t from_host = Count("acquired_host"), from_nvme = Count("acquired_nvme");
   EXPECT_EQ(LoadAll(*client_, *model_, wanted), 4 * kChunkTokens);
   EXPECT_EQ(Count("acquired_host"), from_host + 4);

@@ -170,14 +170,22 @@ def test_a_load_that_fails_names_its_blocks_and_stores_nothing(sessions, paged):
     assert run_step(transfer, StepPlan(loads=[Blocks([b"rests on b"], [5])])) == {5}
 
 
+def until_found(lookup: PrefixLookup, request_id: str, names: list[bytes], tokens: int,
+                computed_tokens: int = 0, salt: bytes = b"") -> int:
+    """As an engine that asks in every step."""
+    while (found := lookup.find(request_id, names, tokens, computed_tokens, salt)) is None:
+        time.sleep(0.001)
+    return found
+
+
 def test_a_session_comes_back_with_the_daemon(sessions, daemon):
     memory = PagedMemory(caches(1), BLOCKS)
     opened = sessions(memory)
     lookup, transfer = PrefixLookup(opened, 16), StepTransfer(opened, memory, 5)
     run_step(transfer, StepPlan(saves=[Blocks([b"a"], [0])], tokens=1))
-    assert lookup.find("r", [b"a"], 17, 0, b"") == 16
+    assert until_found(lookup, "r", [b"a"], 17) == 16
     daemon.kill()
-    assert lookup.find("r", [b"a"], 17, 0, b"") == 0
+    assert until_found(lookup, "r", [b"a"], 17) == 0
     assert run_step(transfer, StepPlan(loads=[Blocks([b"a"], [1])])) == {1}
     assert opened.spaces is None
     daemon.start()
@@ -185,7 +193,7 @@ def test_a_session_comes_back_with_the_daemon(sessions, daemon):
     while opened.spaces is None and time.monotonic() < end:
         time.sleep(0.01)
     run_step(transfer, StepPlan(saves=[Blocks([b"c"], [0])], tokens=1))
-    assert lookup.find("r", [b"c"], 17, 0, b"") == 16
+    assert until_found(lookup, "r", [b"c"], 17) == 16
 
 
 def test_lookups_leave_a_token_and_promise_whole_blocks(sessions):
@@ -195,13 +203,13 @@ def test_lookups_leave_a_token_and_promise_whole_blocks(sessions):
     run_step(StepTransfer(opened, memory, 5),
              StepPlan(saves=[Blocks(names, [0, 1, 2, 3])], tokens=1))
     lookup = PrefixLookup(opened, 16)
-    assert lookup.find("r", names, 64, 0, b"") == 48  # one token is left
-    assert lookup.find("r", names, 65, 0, b"") == 64
-    assert lookup.find("r", names, 65, 32, b"") == 32
-    assert lookup.find("r", names, 65, 0, b"salt") == 0
-    assert lookup.find("r", [names[0], b"x", names[2]], 49, 0, b"") == 16
-    assert lookup.find("r", [], 10, 0, b"") == 0
-    assert lookup.find("r", names, 65, 16, b"") == 48
+    assert until_found(lookup, "r", names, 64) == 48  # one token is left
+    assert until_found(lookup, "r", names, 65) == 64
+    assert until_found(lookup, "r", names, 65, 32) == 32
+    assert until_found(lookup, "r", names, 65, 0, b"salt") == 0
+    assert until_found(lookup, "r", [names[0], b"x", names[2]], 49) == 16
+    assert until_found(lookup, "r", [], 10) == 0
+    assert until_found(lookup, "r", names, 65, 16) == 48
     lookup.load("r", names, [9, 8, 7, 6], 32, b"")
     assert lookup.take_loads() == [Blocks([b"1", b"2"], [8, 7])] and not lookup.take_loads()
     assert lookup.sources("r", 32) == (32, 0)
@@ -235,14 +243,6 @@ def stored(daemon):
              StepPlan(saves=[Blocks([b"a", b"b", b"c"], [0, 1, 2])], tokens=1))
     yield opened
     opened.close()
-
-
-def until_found(lookup: PrefixLookup, request_id: str, names: list[bytes], tokens: int,
-                computed_tokens: int = 0) -> int:
-    """As an engine that asks in every step."""
-    while (found := lookup.find(request_id, names, tokens, computed_tokens, b"")) is None:
-        time.sleep(0.001)
-    return found
 
 
 def test_a_slow_daemon_holds_back_requests_not_the_scheduler(daemon, stored):
@@ -307,7 +307,7 @@ def test_what_is_sooner_computed_is_not_loaded(directory):
                 store.part(0, 1)[:] = 1
                 store.commit()
         lookup = PrefixLookup(opened, 16)
-        assert lookup.find("r", [b"quick"], 17, 0, b"") == 16  # from memory
+        assert until_found(lookup, "r", [b"quick"], 17) == 16  # from memory
         assert lookup.counters["lookup_recompute_blocks"] == 0
         opened.close()
         lookup.close()
@@ -319,7 +319,7 @@ def test_what_is_sooner_computed_is_not_loaded(directory):
                               ([b"slow", b"quick"], 16), ([b"quick", b"slow"], 32),
                               ([b"quick", b"missing", b"slow"], 0)):
             lookup.counters.clear()
-            assert lookup.find("r", names, 100, 0, b"") == tokens, names
+            assert until_found(lookup, "r", names, 100) == tokens, names
             there = names.index(b"missing") if b"missing" in names else len(names)
             assert lookup.counters["lookup_hit_blocks"] == there
             assert lookup.counters["lookup_recompute_blocks"] == there - tokens // 16

@@ -9,7 +9,7 @@ from redis_server import cpu_s, redis_server, resp_daemon
 MIB = 1 << 20
 GIB = 1 << 30
 VALUE_BYTES = MIB
-PAIRS = 6
+PAIRS = 15
 REQUESTS = 1500
 
 

@@ -196,6 +196,47 @@ def test_a_session_comes_back_with_the_daemon(sessions, daemon):
     assert until_found(lookup, "r", [b"c"], 17) == 16
 
 
+class Slow:
+    """A daemon that stops answering and goes on."""
+
+    def __init__(self, daemon: Terraced) -> None:
+        self._daemon = daemon
+
+    def __enter__(self) -> Slow:
+        self._daemon.process.send_signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_a_session_that_starts_without_a_daemon(daemon):
+    """As of an engine that has loaded its model, while the daemon hangs or is gone."""
+    def start(required: bool) -> session.BlockSession:
+        return session.BlockSession(
+            lambda: session.connect(daemon.socket_path, None, "paged"),
+            [session.SpaceLayout("paged", (64,))], required)
+
+    def comes(opened: session.BlockSession) -> bool:
+        end = time.monotonic() + 30
+        while opened.spaces is None and time.monotonic() < end:
+            time.sleep(0.01)
+        opened.close()
+        return time.monotonic() < end
+
+    with Slow(daemon):
+        with pytest.raises(errors.Unavailable):
+            start(required=True)
+        hung = start(required=False)
+        assert hung.spaces is None
+    assert comes(hung)
+    daemon.kill()
+    gone = start(required=False)
+    assert gone.spaces is None
+    daemon.start()
+    assert comes(gone)
+
+
 def test_lookups_leave_a_token_and_promise_whole_blocks(sessions):
     memory = PagedMemory(caches(1), BLOCKS)
     opened = sessions(memory)
@@ -213,20 +254,6 @@ def test_lookups_leave_a_token_and_promise_whole_blocks(sessions):
     lookup.load("r", names, [9, 8, 7, 6], 32, b"")
     assert lookup.take_loads() == [Blocks([b"1", b"2"], [8, 7])] and not lookup.take_loads()
     assert lookup.sources("r", 32) == (32, 0)
-
-
-class Slow:
-    """A daemon that stops answering and goes on."""
-
-    def __init__(self, daemon: Terraced) -> None:
-        self._daemon = daemon
-
-    def __enter__(self) -> Slow:
-        self._daemon.process.send_signal(signal.SIGSTOP)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._daemon.process.send_signal(signal.SIGCONT)
 
 
 PATIENT_S = 600  # what no test waits for

@@ -39,15 +39,22 @@ class BlockSession:
     own sees that the daemon is gone and connects anew, so that no caller ever waits for one. Any
     thread."""
 
-    def __init__(self, open_client: Callable[[], Client], layouts: Sequence[SpaceLayout]) -> None:
-        """Connects at once: raises what `open_client` and Client.blocks() raise."""
+    def __init__(self, open_client: Callable[[], Client], layouts: Sequence[SpaceLayout],
+                 required: bool = True) -> None:
+        """Connects at once: raises what `open_client` and Client.blocks() raise. Where a daemon is
+        not `required`, one that is gone or slow to answer is waited for by the session instead."""
         self._open = open_client
         self._layouts = tuple(layouts)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._client: Client | None = None
         self._spaces: tuple[BlockSpace, ...] | None = None
-        self._connect()
+        try:
+            self._connect()
+        except (errors.NotFound, errors.Unavailable) as error:
+            if required:
+                raise
+            self._warn(error)
         threading.Thread(target=self._watch, name="terrace-session", daemon=True).start()
 
     @property
@@ -64,6 +71,9 @@ class BlockSession:
             if self._spaces is not spaces:
                 return
             self._spaces = None
+        self._warn(error)
+
+    def _warn(self, error: errors.TerraceError) -> None:
         _log.warning("terrace: no daemon, so KV is computed until it is back: %s", error)
 
     def close(self) -> None:
@@ -87,9 +97,9 @@ class BlockSession:
     def _watch(self) -> None:
         while not self._closed.wait(RETRY_S):
             client, spaces = self._client, self._spaces
-            if client is None or (spaces is not None and client.alive):
-                continue
-            if spaces is not None:
+            if client is not None and spaces is not None:
+                if client.alive:
+                    continue
                 self.lost(errors.Unavailable("the daemon has ended"), spaces)
             try:
                 self._connect()

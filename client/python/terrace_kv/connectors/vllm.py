@@ -77,13 +77,16 @@ class TerraceConnector(KVConnectorBase_V1):
         self._layout: session.SpaceLayout | None = None
         self._lookup: PrefixLookup | None = None  # of the scheduler
         if role == KVConnectorRole.SCHEDULER:
-            self._connect(())  # a wrong socket is told before the model is loaded
+            # A wrong socket is told before the model is loaded. Once it is, nothing of the daemon
+            # keeps the engine from starting.
+            self._connect((), required=True)
             self._session.close()
 
-    def _connect(self, layouts: tuple[session.SpaceLayout, ...]) -> None:
+    def _connect(self, layouts: tuple[session.SpaceLayout, ...], required: bool = False) -> None:
         options, role = self._options, self._role.name.lower()
         self._session = session.BlockSession(
-            lambda: session.connect(options.socket, options.tenant, f"vllm {role}"), layouts)
+            lambda: session.connect(options.socket, options.tenant, f"vllm {role}"), layouts,
+            required)
 
     @property
     def requires_kv_delivery(self) -> bool:
